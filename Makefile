@@ -1,0 +1,38 @@
+# make demo   sets everything up and trains the multi-scale U-Net on the built-in images
+# make test   sets everything up and runs the tests
+# PYTHON      the interpreter that creates .venv, 3.10 or newer
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/installed
+
+.PHONY: help setup demo test test-slow lint clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+setup: $(INSTALLED)
+
+# The stamp makes a second call skip the set-up until the requirements change.
+$(INSTALLED): setup.py setup.cfg
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "rexnet_timm needs Python 3.10 or newer, got " + sys.version.split()[0] + ": run make with PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet --editable '.[dev]'
+	@touch $(INSTALLED)
+
+demo: $(INSTALLED)
+	$(RUN) scripts/demo.py
+
+lint: $(INSTALLED)
+	$(RUN) -m ruff check .
+
+test: lint
+	$(RUN) -m pytest -m "not slow"
+
+test-slow: $(INSTALLED)
+	$(RUN) -m pytest -m slow
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info output
