@@ -1,0 +1,398 @@
+""" Multi-scale U-Net
+
+A U-Net with logits at several scales (deep supervision) on any encoder of segmentation_models_pytorch (SMP).
+
+The U-Net is that of Ronneberger et al., https://arxiv.org/abs/1505.04597; supervising every decoder stage follows
+Deeply-Supervised Nets, https://arxiv.org/abs/1409.5185, and UNet++, https://arxiv.org/abs/1807.10165. What differs:
+* the decoder adds its skips instead of concatenating them, and refines with depthwise-separable convolutions
+  (MobileNets, https://arxiv.org/abs/1704.04861), so that it costs a fraction of the encoder instead of a multiple
+* nothing is computed at full resolution but the logits, which come from half resolution by sub-pixel convolution
+  (ESPCN, https://arxiv.org/abs/1609.05158)
+* every decoder stage has a head of its own, can be asked for alone, and can be the last one
+"""
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from segmentation_models_pytorch.base import SegmentationModel
+from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
+from segmentation_models_pytorch.base.modules import Activation
+from timm.layers import BatchNormAct2d, SeparableConvNormAct
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+
+from . import rexnetv1
+from .encoder import create_encoder
+
+_logger = logging.getLogger(__name__)
+
+__all__ = ['MultiScaleUnet', 'UnetDecoder']  # the registry adds the entry points
+
+# Widths of the decoder's stages, from 1/16 of the input's size to 1/2.
+DECODER_CHANNELS = (128, 96, 64, 32)
+
+
+def scale_size(size: Sequence[int], scale: int) -> tuple[int, int]:
+    """Height and width of the logits at `scale` for an input of `size`: `ceil(size / 2**scale)`."""
+    height, width = size
+    return -(-height // 2 ** scale), -(-width // 2 ** scale)
+
+
+def resize(x: torch.Tensor, size: tuple[int, int], mode: str = 'nearest') -> torch.Tensor:
+    """Resize (N, C, H, W) to `size`, or return it untouched where it has that size already."""
+    if x.shape[-2] == size[0] and x.shape[-1] == size[1]:
+        return x
+    return F.interpolate(x, size=size, mode=mode, align_corners=False if mode == 'bilinear' else None)
+
+
+class DecoderBlock(nn.Module):
+    """One step up: the coarser features are reduced, enlarged and added to the skip, then refined.
+
+    The coarser features are reduced before they are enlarged, where a convolution costs a quarter.
+    """
+
+    def __init__(self, in_chs: int, skip_chs: int, out_chs: int, act_layer: str = 'relu', interpolation: str = 'nearest'):
+        super().__init__()
+        self.interpolation = interpolation
+        self.conv_in = nn.Conv2d(in_chs, out_chs, 1, bias=False)
+        # Patch-4 encoders have no half-scale feature: SMP hands out one with no channels.
+        self.conv_skip = nn.Conv2d(skip_chs, out_chs, 1, bias=False) if skip_chs > 0 else None
+        self.norm = BatchNormAct2d(out_chs, act_layer=act_layer)
+        self.refine = SeparableConvNormAct(out_chs, out_chs, act_layer=act_layer)
+
+    def forward(self, x: torch.Tensor, skip: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """(N, in_chs, h, w) and (N, skip_chs, ...) -> (N, out_chs, *size)."""
+        x = resize(self.conv_in(x), size, self.interpolation)
+        if self.conv_skip is not None:
+            x = x + resize(self.conv_skip(skip), size, self.interpolation)
+        return self.refine(self.norm(x))
+
+
+class SubPixelHead(nn.Module):
+    """Logits at twice the size of the features: four logits a class and position, laid out as 2 x 2 pixels."""
+
+    def __init__(self, in_chs: int, num_classes: int):
+        super().__init__()
+        self.conv = nn.Conv2d(in_chs, 4 * num_classes, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.pixel_shuffle(self.conv(x), 2)
+
+
+class UnetDecoder(nn.Module):
+    """Additive U-Net decoder.
+
+    Args:
+        encoder_channels: Channels of the encoder's features, index s at 1/2**s of the input's size.
+        decoder_channels: Channels of the stages, coarsest first; the last one is at 1/2 of the input's size.
+        act_layer: Activation, by timm's name.
+        interpolation: How coarse features are enlarged, 'nearest' or 'bilinear'.
+    """
+
+    def __init__(
+            self,
+            encoder_channels: Sequence[int],
+            decoder_channels: Sequence[int],
+            act_layer: str = 'relu',
+            interpolation: str = 'nearest',
+    ):
+        super().__init__()
+        coarsest = len(encoder_channels) - 2  # the last feature is the decoder's input
+        in_chs = encoder_channels[-1]
+        # keyed by scale, so that a stage keeps its name in the state dict when finer ones are cut off
+        self.stages = nn.ModuleDict()
+        for scale, out_chs in zip(range(coarsest, 0, -1), decoder_channels, strict=True):
+            self.stages[str(scale)] = DecoderBlock(in_chs, encoder_channels[scale], out_chs, act_layer, interpolation)
+            in_chs = out_chs
+
+    def forward(self, features: list[torch.Tensor], size: tuple[int, int], finest: int = 1) -> dict[int, torch.Tensor]:
+        """Run the stages down to scale `finest`.
+
+        Args:
+            features: The encoder's features, index s of shape (N, C_s, ~H/2**s, ~W/2**s).
+            size: Height and width of the network's input.
+            finest: Scale of the last stage to run, at least 1.
+
+        Returns:
+            {scale: (N, decoder_channels of the scale, ceil(H/2**scale), ceil(W/2**scale))}
+        """
+        x = features[-1]
+        outputs: dict[int, torch.Tensor] = {}
+        for name, stage in self.stages.items():
+            scale = int(name)
+            if scale >= finest:
+                x = stage(x, features[scale], scale_size(size, scale))
+                outputs[scale] = x
+        return outputs
+
+
+class MultiScaleUnet(SegmentationModel):
+    """U-Net with a head at every scale: the logits of scale s are ceil(H / 2**s) x ceil(W / 2**s).
+
+    In training mode the logits of all `scales` come back as a list, finest first, each at its own size; in evaluation
+    mode one tensor (N, classes, H, W) comes back, from the finest scale alone. With a single scale one such tensor
+    comes back in both modes, which makes `scales=(0,)` a drop-in for `smp.Unet`. Any input of at least 32 x 32 works,
+    divisible or not.
+
+    Args:
+        encoder_name: Any SMP encoder name: ours ('rexnetv1', 'rexnetv1_1_3', ...), SMP's own, and timm's as 'tu-NAME'.
+        encoder_depth: Number of halvings in the encoder, 3 to 5.
+        encoder_weights: Name of the encoder's published weights, or None for a random start.
+        decoder_channels: Channels of the decoder's stages, coarsest first, `encoder_depth - 1` of them.
+            None takes the last ones of (128, 96, 64, 32).
+        decoder_act_layer: Activation of the decoder, by timm's name.
+        decoder_interpolation: How features are enlarged in the decoder, 'nearest' or 'bilinear'.
+        in_channels: Channels of the input.
+        classes: Channels of the logits.
+        activation: SMP's name of an activation over the logits ('sigmoid', 'softmax2d', ...). None leaves logits,
+            which is what every loss expects.
+        scales: Scales with a head, from 0 (the input's size) to `encoder_depth - 1`. The finest decides where the
+            decoder ends.
+        **kwargs: Further arguments of the encoder, for 'rexnetv1' (`width_mult`, `depth_mult`) and 'tu-' names.
+
+    Raises:
+        ValueError: Unknown encoder, weights or encoder argument; `scales` out of range; wrong `decoder_channels`.
+    """
+
+    requires_divisible_input_shape = False
+
+    @supports_config_loading
+    def __init__(
+            self,
+            encoder_name: str = 'rexnetv1',
+            encoder_depth: int = 5,
+            encoder_weights: str | None = None,
+            decoder_channels: Sequence[int] | None = None,
+            decoder_act_layer: str = 'relu',
+            decoder_interpolation: str = 'nearest',
+            in_channels: int = 3,
+            classes: int = 1,
+            activation: str | None = None,
+            scales: Sequence[int] = (0, 1, 2, 3, 4),
+            **kwargs: Any,
+    ):
+        super().__init__()
+        if encoder_depth not in (3, 4, 5):
+            raise ValueError(f'encoder_depth must be 3, 4 or 5, got {encoder_depth!r}.')
+        if classes < 1:
+            raise ValueError(f'classes must be at least 1, got {classes!r}.')
+        if decoder_interpolation not in ('nearest', 'bilinear'):
+            raise ValueError(f"decoder_interpolation must be 'nearest' or 'bilinear', got {decoder_interpolation!r}.")
+        self.scales = _check_scales(scales, encoder_depth)
+        if decoder_channels is None:
+            decoder_channels = DECODER_CHANNELS[-(encoder_depth - 1):]
+        if len(decoder_channels) != encoder_depth - 1:
+            raise ValueError(
+                f'decoder_channels needs encoder_depth - 1 = {encoder_depth - 1} entries, coarsest first, '
+                f'got {len(decoder_channels)}: {tuple(decoder_channels)}.')
+
+        self.encoder = create_encoder(
+            encoder_name, in_channels=in_channels, depth=encoder_depth, weights=encoder_weights, **kwargs)
+        self.decoder = UnetDecoder(
+            self.encoder.out_channels, decoder_channels, act_layer=decoder_act_layer,
+            interpolation=decoder_interpolation)
+        channels = dict(zip(range(encoder_depth - 1, 0, -1), decoder_channels, strict=True))
+        self.heads = nn.ModuleDict({
+            str(scale): nn.Conv2d(channels[scale], classes, 1) if scale else SubPixelHead(channels[1], classes)
+            for scale in self.scales
+        })
+        self.activation = Activation(activation)
+        self.num_classes = classes  # timm's name for it
+        self.name = f'multiscale-u-{encoder_name}'
+        self._cut_decoder(self.scales[0])
+        self.initialize()
+
+    def initialize(self) -> None:
+        """Set the decoder's and the heads' weights as SMP sets those of its own models."""
+        smp.base.initialization.initialize_decoder(self.decoder)
+        smp.base.initialization.initialize_head(self.heads)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+        """Logits of an image batch.
+
+        Args:
+            x: (N, in_channels, H, W) float, H and W at least 32.
+
+        Returns:
+            Training mode with several scales: [(N, classes, ceil(H/2**s), ceil(W/2**s)) for s in scales].
+            Otherwise: (N, classes, H, W).
+        """
+        if self.training and len(self.scales) > 1:
+            return list(self.forward_scales(x, self.scales).values())
+        finest = self.scales[0]
+        return resize(self.forward_scales(x, (finest,))[finest], (x.shape[-2], x.shape[-1]), 'bilinear')
+
+    def forward_scales(self, x: torch.Tensor, scales: Sequence[int] | None = None) -> dict[int, torch.Tensor]:
+        """Logits of chosen scales, in training as in evaluation mode; finer stages than asked for are not run.
+
+        Args:
+            x: (N, in_channels, H, W) float, H and W at least 32.
+            scales: Scales to return, each one of the model's own. None: all of them.
+
+        Returns:
+            {scale: (N, classes, ceil(H/2**scale), ceil(W/2**scale))}, finest first.
+
+        Raises:
+            ValueError: A scale without a head, or an input smaller than 32 x 32.
+        """
+        scales = self.scales if scales is None else tuple(sorted(set(scales)))
+        missing = [scale for scale in scales if scale not in self.scales]
+        if missing or not scales:
+            raise ValueError(f'scales must be some of {self.scales}, the scales with a head, got {scales}.')
+        size = (x.shape[-2], x.shape[-1])
+        if not torch.jit.is_tracing() and not torch.compiler.is_compiling() and min(size) < 32:
+            raise ValueError(f'The input must be at least 32 x 32, got {size[0]} x {size[1]}: enlarge or pad it.')
+
+        features = self.encoder(x)
+        decoded = self.decoder(features, size, max(1, scales[0]))
+        return {scale: self._logits(scale, decoded, size) for scale in scales}
+
+    def _logits(self, scale: int, decoded: dict[int, torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
+        # Scale 0 has no stage of its own: its head enlarges the features of scale 1, to an even size.
+        logits = self.heads[str(scale)](decoded[max(1, scale)])
+        height, width = scale_size(size, scale)
+        return self.activation(logits[..., :height, :width])
+
+    def prune_to_scale(self, scale: int) -> 'MultiScaleUnet':
+        """Cut everything finer than `scale`, in place: evaluation returns its logits, enlarged to the input's size.
+
+        The logits of the remaining scales do not change.
+
+        Args:
+            scale: The new finest scale, one of `scales`.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            ValueError: `scale` has no head.
+        """
+        if scale not in self.scales:
+            raise ValueError(f'scale must be one of {self.scales}, the scales with a head, got {scale!r}.')
+        self._keep_scales(tuple(s for s in self.scales if s >= scale))
+        return self
+
+    def drop_heads(self) -> 'MultiScaleUnet':
+        """Remove all heads but the finest, in place, for shipping: one tensor comes back in both modes.
+
+        Returns:
+            The model itself.
+        """
+        self._keep_scales(self.scales[:1])
+        return self
+
+    def _keep_scales(self, scales: tuple[int, ...]) -> None:
+        for scale in set(self.scales) - set(scales):
+            del self.heads[str(scale)]
+        self.scales = scales
+        self._cut_decoder(scales[0])
+        self.config['scales'] = list(scales)  # what `save_pretrained` writes and `from_pretrained` builds
+
+    def _cut_decoder(self, finest: int) -> None:
+        # A stage that feeds no head would leave parameters without a gradient, which breaks distributed training.
+        for name in [name for name in self.decoder.stages if int(name) < finest]:
+            del self.decoder.stages[name]
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the encoder's activations in the backward pass instead of storing them.
+
+        Raises:
+            ValueError: The encoder cannot.
+        """
+        for module in (self.encoder, getattr(self.encoder, 'model', None)):
+            if hasattr(module, 'set_grad_checkpointing'):
+                module.set_grad_checkpointing(enable)
+                return
+        raise ValueError(f'The encoder of {self.name} has no gradient checkpointing: leave it off.')
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], **kwargs: Any) -> Any:
+        """Load a checkpoint trained with any scales.
+
+        Heads that this model does not have are left out. Heads that the checkpoint does not have keep their values,
+        with a warning, but for the finest one, which makes the output.
+        """
+        state_dict = {
+            key: value for key, value in state_dict.items()
+            if not key.startswith('heads.') or key.split('.')[1] in self.heads
+        }
+        auxiliary = {
+            key: value for key, value in self.state_dict().items()
+            if key.startswith('heads.') and key.split('.')[1] != str(self.scales[0]) and key not in state_dict
+        }
+        if auxiliary:
+            fresh = sorted({int(key.split('.')[1]) for key in auxiliary})
+            _logger.warning('The checkpoint has no heads for scales %s: they keep their present weights.', fresh)
+        return super().load_state_dict({**state_dict, **auxiliary}, **kwargs)
+
+
+def _check_scales(scales: Sequence[int], encoder_depth: int) -> tuple[int, ...]:
+    scales = tuple(scales)
+    if not scales or len(set(scales)) != len(scales) or not set(scales) <= set(range(encoder_depth)):
+        raise ValueError(
+            f'scales must be different whole numbers from 0 (the size of the input) to {encoder_depth - 1} '
+            f'(encoder_depth - 1), at least one, got {scales}.')
+    return tuple(sorted(scales))
+
+
+# SMP's registry of architectures, which `smp.create_model('multiscaleunet', ...)` looks up.
+smp.MODEL_ARCHITECTURES_MAPPING['multiscaleunet'] = MultiScaleUnet
+
+
+def unet_name(backbone: str) -> str:
+    """Name of the U-Net on a backbone: 'rexnetv1_1_0' -> 'rexnetv1_unet_1_0', 'rexnetv1' -> 'rexnetv1_unet'."""
+    family, *width = backbone.split('_', 1) if 'lite' not in backbone else backbone.split('_lite_')
+    if 'lite' in backbone:
+        family += '_lite'
+    return '_'.join([family, 'unet', *width])
+
+
+def _encoder_filter_fn(state_dict: dict[str, Any], model: MultiScaleUnet) -> dict[str, Any]:
+    """Turn a backbone's published weights into those of the U-Net's encoder; a U-Net's own pass unchanged."""
+    if any(key.startswith('encoder.') for key in state_dict):
+        return state_dict
+    kept = model.encoder.state_dict().keys()
+    state_dict = rexnetv1.checkpoint_filter_fn(state_dict, model.encoder)
+    return {f'encoder.{key}': value for key, value in state_dict.items() if key in kept}
+
+
+def _create_unet(variant: str, encoder_name: str, pretrained: bool, **kwargs: Any) -> MultiScaleUnet:
+    if kwargs.get('features_only'):
+        raise ValueError(f'{variant} has no features_only: ask its backbone {encoder_name} for features.')
+
+    def build(num_classes: int = 1, in_chans: int = 3, **model_kwargs: Any) -> MultiScaleUnet:
+        return MultiScaleUnet(encoder_name, classes=num_classes, in_channels=in_chans, **model_kwargs)
+
+    return build_model_with_cfg(
+        build, variant, pretrained, pretrained_filter_fn=_encoder_filter_fn, pretrained_strict=False, **kwargs)
+
+
+def _cfg(backbone_cfg: Any) -> Any:
+    # The published weights are the encoder's alone; the U-Net's own classes have nothing to do with theirs.
+    return replace(backbone_cfg, num_classes=1, first_conv=f'encoder.{backbone_cfg.first_conv}', classifier=None)
+
+
+default_cfgs = generate_default_cfgs({
+    '.'.join(filter(None, (unet_name(backbone), tag))): _cfg(cfg)
+    for backbone, backbone_cfgs in rexnetv1.default_cfgs.items()
+    for tag, cfg in backbone_cfgs.cfgs.items()
+})
+
+
+def _register_unet(backbone: str) -> None:
+    """Register the U-Net on `backbone` with timm: `create_model(name, num_classes=..., in_chans=..., scales=...)`."""
+    name = unet_name(backbone)
+
+    def entry_point(pretrained: bool = False, **kwargs: Any) -> MultiScaleUnet:
+        return _create_unet(name, backbone, pretrained, **kwargs)
+
+    entry_point.__name__ = entry_point.__qualname__ = name
+    entry_point.__doc__ = f'Multi-scale U-Net on {backbone}; `pretrained` loads the weights of the encoder.'
+    globals()[name] = register_model(entry_point)
+
+
+for _backbone in rexnetv1.default_cfgs:
+    _register_unet(_backbone)
