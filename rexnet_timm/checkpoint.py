@@ -1,0 +1,89 @@
+""" Loading of training checkpoints, without running code from them
+
+Checkpoints are written by timm's `CheckpointSaver`.
+"""
+import argparse
+import logging
+import os
+import pickle
+from typing import Any
+
+import torch
+from timm.task import TrainingTask
+from timm.utils import NativeScaler
+
+_logger = logging.getLogger(__name__)
+
+__all__ = ['load_checkpoint_file', 'resume']
+
+
+def load_checkpoint_file(path: str | os.PathLike) -> dict[str, Any]:
+    """Read a checkpoint as tensors and plain values; one that needs to run code is refused.
+
+    Args:
+        path: A file written by torch.save, of a dict.
+
+    Returns:
+        Its content, with tensors on the CPU.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not a checkpoint, or one that would run code.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f'There is no checkpoint {os.fspath(path)!r}.')
+    try:
+        # timm's saver stores the arguments of the run in a namespace, which is plain data
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f'A checkpoint must hold tensors and plain values alone, and {os.fspath(path)!r} does not, or is damaged: '
+            f'{str(error).splitlines()[0]}') from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f'A checkpoint must be a dict, {os.fspath(path)!r} is a {type(checkpoint).__name__}.')
+    return checkpoint
+
+
+def resume(
+        path: str | os.PathLike,
+        task: TrainingTask,
+        optimizer: torch.optim.Optimizer | None = None,
+        scaler: NativeScaler | None = None,
+) -> int:
+    """Continue from a training checkpoint: weights, their moving average, optimizer and gradient scaler.
+
+    Args:
+        path: A file written by timm's `CheckpointSaver`.
+        task: Task whose weights are set.
+        optimizer: Optimizer to set; None leaves its state out.
+        scaler: Gradient scaler to set.
+
+    Returns:
+        The epoch to go on with.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: The file holds no training state, or that of another model.
+    """
+    checkpoint = load_checkpoint_file(path)
+    if 'state_dict' not in checkpoint or 'epoch' not in checkpoint:
+        raise ValueError(
+            f"{os.fspath(path)!r} holds weights and no training state ('state_dict' and 'epoch'): "
+            'start from it with --initial-checkpoint instead of --resume.')
+    try:
+        task.load_checkpoint_state(checkpoint['state_dict'], checkpoint.get('task_state'))
+        if task.has_ema() and 'state_dict_ema' in checkpoint:
+            task.load_checkpoint_state(checkpoint['state_dict_ema'], checkpoint.get('task_state_ema'), ema=True)
+        if optimizer is not None:
+            optimizer.load_state_dict(checkpoint['optimizer'])
+    except (RuntimeError, KeyError, ValueError) as error:
+        text = '; '.join(line.strip() for line in str(error).splitlines()[:3])
+        raise ValueError(
+            f'{os.fspath(path)!r} does not fit this run: it was trained as {checkpoint.get("arch")!r}. '
+            f'Give the arguments that it was trained with. ({text})') from error
+    if scaler is not None and scaler.state_dict_key in checkpoint:
+        scaler.load_state_dict(checkpoint[scaler.state_dict_key])
+    epoch = checkpoint['epoch'] + 1  # it was saved at the end of its epoch
+    _logger.info('Resumed %s, going on with epoch %d', os.fspath(path), epoch)
+    return epoch
