@@ -1,0 +1,218 @@
+""" From parsed arguments to the objects of a run: device, model, loaders, task, optimizer. """
+import argparse
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+import torch.nn as nn
+from timm.data import Mixup, create_dataset, create_loader, resolve_data_config
+from timm.loss import create_classification_loss
+from timm.optim import create_optimizer_v2, optimizer_kwargs
+from timm.task import ClassificationTask, TrainingTask
+
+from .cli import near_names
+from .data import SegmentationFolder, SyntheticShapes, create_segmentation_loader, create_segmentation_transform
+from .losses import MultiScaleLoss, create_segmentation_loss
+from .task import SegmentationTask
+
+_logger = logging.getLogger(__name__)
+
+__all__ = ['create_loaders', 'create_mixup', 'create_model', 'create_optimizer', 'create_task', 'default_device']
+
+def default_device() -> str:
+    """Name of the best device there is: 'cuda', 'mps' or 'cpu'."""
+    if torch.cuda.is_available():
+        return 'cuda'
+    return 'mps' if torch.backends.mps.is_available() else 'cpu'
+
+
+def create_model(args: argparse.Namespace) -> nn.Module:
+    """The model of --model: one of timm's registry, or an SMP architecture on --encoder-name.
+
+    Raises:
+        ValueError: An unknown name, or an argument that the model does not take.
+    """
+    name = args.model
+    given = {
+        'in_chans': args.in_chans, 'num_classes': args.num_classes, 'drop_rate': args.drop,
+        'drop_path_rate': args.drop_path, 'global_pool': args.gp, 'width_mult': args.rex_width_mult,
+        'depth_mult': args.rex_depth_mult, 'scales': args.scales, **args.model_kwargs,
+    }
+    given = {key: value for key, value in given.items() if value is not None}
+    if name.lower() in smp.MODEL_ARCHITECTURES_MAPPING:
+        given['in_channels'] = given.pop('in_chans', 3)
+        given['classes'] = given.pop('num_classes', 1)
+        if args.encoder_name is None:
+            raise ValueError(f'--model {name} is an SMP architecture and needs an --encoder-name, such as rexnetv1.')
+        known = smp.encoders.get_encoder_names()
+        if args.encoder_name not in known and not args.encoder_name.startswith('tu-'):
+            raise ValueError(
+                f'--encoder-name must be an encoder of SMP or tu-NAME for a timm model, got {args.encoder_name!r}.'
+                f'{near_names(args.encoder_name, known)}')
+        create = smp.create_model
+        given = {'arch': name, 'encoder_name': args.encoder_name, 'encoder_weights': args.encoder_weights, **given}
+    else:
+        if ':' not in name and not timm.is_model(name.split('.')[0]):
+            known = [*timm.list_models(), *smp.MODEL_ARCHITECTURES_MAPPING]
+            raise ValueError(
+                f'--model must be a model of timm or an architecture of SMP, got {name!r}.{near_names(name, known)}')
+        create = timm.create_model
+        given = {'model_name': name, 'pretrained': args.pretrained, **given}
+        if args.initial_checkpoint:
+            given['checkpoint_path'] = args.initial_checkpoint
+    try:
+        model = create(**given)
+    except TypeError as error:
+        # an argument that the constructor does not know, such as --gp for a U-Net
+        raise ValueError(f'--model {name} does not take all of its arguments: {error}.') from error
+    if args.grad_checkpointing:
+        if not hasattr(model, 'set_grad_checkpointing'):
+            raise ValueError(f'--model {name} has no gradient checkpointing: leave out --grad-checkpointing.')
+        model.set_grad_checkpointing(True)
+    return model
+
+
+def is_segmentation(model: nn.Module) -> bool:
+    """Whether a model's output is a map of classes; all of SMP's and our own U-Nets are."""
+    return isinstance(model, smp.base.SegmentationModel)
+
+
+def create_loaders(
+        args: argparse.Namespace,
+        model: nn.Module,
+        device: torch.device,
+) -> tuple[Iterable[tuple[torch.Tensor, torch.Tensor]], Iterable[tuple[torch.Tensor, torch.Tensor]]]:
+    """Loaders of the training and the validation split.
+
+    Raises:
+        ValueError: Data that does not fit, as told by the readers.
+    """
+    create = _segmentation_loaders if is_segmentation(model) else _classification_loaders
+    return create(args, model, device)
+
+
+def _segmentation_loaders(args: argparse.Namespace, model: nn.Module, device: torch.device) -> tuple[Any, Any]:
+    config = resolve_data_config(vars(args), model=model)
+    in_chans, *crop_size = config['input_size']
+    for name in ('aa', 'reprob', 'mixup', 'cutmix'):
+        if getattr(args, name):
+            _logger.warning('--%s is for classification and has no effect on segmentation.', name)
+    datasets = []
+    for split, is_training in ((args.train_split, True), (args.val_split, False)):
+        if args.dataset == 'synthetic':
+            # the seed of an image is its place in the set, so the two parts must not overlap
+            dataset = SyntheticShapes(length=512 if is_training else 64, seed=args.seed if is_training else args.seed + 1)
+        else:
+            dataset = SegmentationFolder(args.data_dir, split, args.num_classes, args.ignore_index, in_chans)
+        dataset.transform = create_segmentation_transform(
+            is_training and not args.no_aug,
+            img_size=tuple(crop_size) if is_training else None,
+            mean=config['mean'],
+            std=config['std'],
+            ignore_label=dataset.ignore_label,
+            scale=tuple(args.scale or (0.5, 2.0)),
+            hflip=args.hflip,
+            vflip=args.vflip,
+            color_jitter=args.color_jitter,
+        )
+        datasets.append(dataset)
+    shared = dict(
+        num_workers=args.workers, distributed=args.distributed, seed=args.seed,
+        pin_memory=args.pin_mem and device.type == 'cuda')
+    return (
+        create_segmentation_loader(datasets[0], args.batch_size, is_training=True, **shared),
+        create_segmentation_loader(
+            datasets[1], args.validation_batch_size or args.batch_size, is_training=False, **shared),
+    )
+
+
+def _classification_loaders(args: argparse.Namespace, model: nn.Module, device: torch.device) -> tuple[Any, Any]:
+    config = resolve_data_config(vars(args), model=model, verbose=args.rank == 0)
+    loaders = []
+    for split, is_training in ((args.train_split, True), (args.val_split, False)):
+        dataset = create_dataset(
+            args.dataset, root=args.data_dir, split=split, is_training=is_training, class_map=args.class_map,
+            batch_size=args.batch_size, seed=args.seed,
+            input_img_mode='L' if config['input_size'][0] == 1 else 'RGB')
+        loaders.append(create_loader(
+            dataset,
+            input_size=config['input_size'],
+            batch_size=args.batch_size if is_training else args.validation_batch_size or args.batch_size,
+            is_training=is_training,
+            no_aug=args.no_aug,
+            re_prob=args.reprob if is_training else 0.,
+            re_mode=args.remode,
+            re_count=args.recount,
+            scale=args.scale,
+            ratio=args.ratio,
+            hflip=args.hflip,
+            vflip=args.vflip,
+            color_jitter=args.color_jitter,
+            auto_augment=args.aa,
+            interpolation=args.train_interpolation if is_training else config['interpolation'],
+            mean=config['mean'],
+            std=config['std'],
+            crop_pct=config['crop_pct'],
+            num_workers=args.workers,
+            distributed=args.distributed,
+            pin_memory=args.pin_mem,
+            persistent_workers=args.workers > 0,
+            device=device,
+        ))
+    return tuple(loaders)
+
+
+def create_mixup(args: argparse.Namespace, model: nn.Module) -> Mixup | None:
+    """Mixup and CutMix of classification batches, where asked for."""
+    if is_segmentation(model) or not (args.mixup > 0 or args.cutmix > 0):
+        return None
+    return Mixup(
+        mixup_alpha=args.mixup, cutmix_alpha=args.cutmix, prob=args.mixup_prob, switch_prob=args.mixup_switch_prob,
+        mode=args.mixup_mode, label_smoothing=args.smoothing, num_classes=model.num_classes)
+
+
+def create_task(args: argparse.Namespace, model: nn.Module, dataset: Any, device: torch.device) -> TrainingTask:
+    """The task that fits the model: timm's classification, or our segmentation.
+
+    Args:
+        args: Arguments of the run.
+        model: The model, on `device`.
+        dataset: Validation set; a segmentation set tells the names of its classes and the label to ignore.
+        device: Device of the task.
+
+    Raises:
+        ValueError: An unknown loss, or wrong weights of the scales.
+    """
+    if is_segmentation(model):
+        weights = args.scale_weights
+        if len(weights) == 1 and weights[0] in ('same', 'exp'):
+            weights = weights[0]
+        criterion = MultiScaleLoss(
+            create_segmentation_loss(args.seg_loss, args.num_classes, dataset.ignore_label),
+            weights=weights, ignore_index=dataset.ignore_label)
+        return SegmentationTask(
+            model, args.num_classes, criterion, dataset.ignore_label, dataset.class_names, device=device,
+            verbose=args.rank == 0)
+    criterion = create_classification_loss(
+        'bce' if args.bce_loss else None, smoothing=args.smoothing, soft_targets=args.mixup > 0 or args.cutmix > 0)
+    return ClassificationTask(model, criterion, device=device, verbose=args.rank == 0)
+
+
+def create_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.Optimizer:
+    """timm's optimizer of the arguments; without --lr its rate follows the number of images in an update."""
+    if args.lr is None:
+        global_batch_size = args.batch_size * args.world_size * args.grad_accum_steps
+        ratio = global_batch_size / args.lr_base_size
+        adaptive = any(name in args.opt.lower() for name in ('ada', 'lamb'))
+        scale = args.lr_base_scale or ('sqrt' if adaptive else 'linear')
+        args.lr = args.lr_base * (ratio ** 0.5 if scale == 'sqrt' else ratio)
+        _logger.info(
+            'Learning rate %.4g: --lr-base %g, %s scaling to %d images in an update.', args.lr, args.lr_base, scale,
+            global_batch_size)
+    try:
+        return create_optimizer_v2(model, **optimizer_kwargs(cfg=args))
+    except (ValueError, TypeError, AssertionError) as error:
+        raise ValueError(f'--opt {args.opt} with these arguments is not to be had: {error}') from error
