@@ -1,7 +1,8 @@
 """ From parsed arguments to the objects of a run: device, model, loaders, task, optimizer. """
 import argparse
 import logging
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -10,12 +11,14 @@ import torch
 import torch.nn as nn
 from timm.data import Mixup, create_dataset, create_loader, resolve_data_config
 from timm.loss import create_classification_loss
+from timm.models import load_checkpoint
 from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.task import ClassificationTask, TrainingTask
 
-from .cli import near_names
 from .data import SegmentationFolder, SyntheticShapes, create_segmentation_loader, create_segmentation_transform
+from .encoder import check_encoder_name
 from .losses import MultiScaleLoss, create_segmentation_loss
+from .names import near_names
 from .task import SegmentationTask
 
 _logger = logging.getLogger(__name__)
@@ -32,10 +35,15 @@ def default_device() -> str:
 def create_model(args: argparse.Namespace) -> nn.Module:
     """The model of --model: one of timm's registry, or an SMP architecture on --encoder-name.
 
+    Args:
+        args: Arguments of the run; `num_classes` is set to the model's own where none was given.
+
     Raises:
         ValueError: An unknown name, or an argument that the model does not take.
     """
     name = args.model
+    if args.dataset == 'synthetic' and args.num_classes is None:
+        args.num_classes = SyntheticShapes(1).num_classes
     given = {
         'in_chans': args.in_chans, 'num_classes': args.num_classes, 'drop_rate': args.drop,
         'drop_path_rate': args.drop_path, 'global_pool': args.gp, 'width_mult': args.rex_width_mult,
@@ -47,11 +55,7 @@ def create_model(args: argparse.Namespace) -> nn.Module:
         given['classes'] = given.pop('num_classes', 1)
         if args.encoder_name is None:
             raise ValueError(f'--model {name} is an SMP architecture and needs an --encoder-name, such as rexnetv1.')
-        known = smp.encoders.get_encoder_names()
-        if args.encoder_name not in known and not args.encoder_name.startswith('tu-'):
-            raise ValueError(
-                f'--encoder-name must be an encoder of SMP or tu-NAME for a timm model, got {args.encoder_name!r}.'
-                f'{near_names(args.encoder_name, known)}')
+        check_encoder_name(args.encoder_name)
         create = smp.create_model
         given = {'arch': name, 'encoder_name': args.encoder_name, 'encoder_weights': args.encoder_weights, **given}
     else:
@@ -61,18 +65,32 @@ def create_model(args: argparse.Namespace) -> nn.Module:
                 f'--model must be a model of timm or an architecture of SMP, got {name!r}.{near_names(name, known)}')
         create = timm.create_model
         given = {'model_name': name, 'pretrained': args.pretrained, **given}
-        if args.initial_checkpoint:
-            given['checkpoint_path'] = args.initial_checkpoint
     try:
         model = create(**given)
     except TypeError as error:
         # an argument that the constructor does not know, such as --gp for a U-Net
         raise ValueError(f'--model {name} does not take all of its arguments: {error}.') from error
+    if args.initial_checkpoint:
+        _load_weights(model, args.initial_checkpoint)
     if args.grad_checkpointing:
         if not hasattr(model, 'set_grad_checkpointing'):
             raise ValueError(f'--model {name} has no gradient checkpointing: leave out --grad-checkpointing.')
         model.set_grad_checkpointing(True)
+    if args.num_classes is None:
+        if is_segmentation(model):
+            raise ValueError('--num-classes is needed for segmentation: the classes of the masks, or 1 if binary.')
+        args.num_classes = model.num_classes
     return model
+
+
+def _load_weights(model: nn.Module, path: str) -> None:
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f'There is no checkpoint {path!r}.')
+    try:
+        load_checkpoint(model, path)  # timm's: any of its files, the moving average where there is one, no code run
+    except RuntimeError as error:
+        text = '; '.join(line.strip() for line in str(error).splitlines()[:3])
+        raise ValueError(f'--initial-checkpoint {path!r} does not fit the model: {text}') from error
 
 
 def is_segmentation(model: nn.Module) -> bool:
@@ -103,8 +121,9 @@ def _segmentation_loaders(args: argparse.Namespace, model: nn.Module, device: to
     datasets = []
     for split, is_training in ((args.train_split, True), (args.val_split, False)):
         if args.dataset == 'synthetic':
-            # the seed of an image is its place in the set, so the two parts must not overlap
-            dataset = SyntheticShapes(length=512 if is_training else 64, seed=args.seed if is_training else args.seed + 1)
+            # another seed gives other images
+            length = args.synthetic_images if is_training else max(1, args.synthetic_images // 8)
+            dataset = SyntheticShapes(length, num_classes=args.num_classes, seed=args.seed + (not is_training))
         else:
             dataset = SegmentationFolder(args.data_dir, split, args.num_classes, args.ignore_index, in_chans)
         dataset.transform = create_segmentation_transform(
@@ -117,6 +136,7 @@ def _segmentation_loaders(args: argparse.Namespace, model: nn.Module, device: to
             hflip=args.hflip,
             vflip=args.vflip,
             color_jitter=args.color_jitter,
+            in_chans=in_chans,
         )
         datasets.append(dataset)
     shared = dict(
@@ -187,18 +207,23 @@ def create_task(args: argparse.Namespace, model: nn.Module, dataset: Any, device
         ValueError: An unknown loss, or wrong weights of the scales.
     """
     if is_segmentation(model):
-        weights = args.scale_weights
-        if len(weights) == 1 and weights[0] in ('same', 'exp'):
-            weights = weights[0]
         criterion = MultiScaleLoss(
             create_segmentation_loss(args.seg_loss, args.num_classes, dataset.ignore_label),
-            weights=weights, ignore_index=dataset.ignore_label)
+            weights=_scale_weights(args.scale_weights), ignore_index=dataset.ignore_label)
+        criterion.scale_weights(getattr(model, 'scales', (0,)))  # as many as there are scales, or an error now
         return SegmentationTask(
             model, args.num_classes, criterion, dataset.ignore_label, dataset.class_names, device=device,
             verbose=args.rank == 0)
     criterion = create_classification_loss(
         'bce' if args.bce_loss else None, smoothing=args.smoothing, soft_targets=args.mixup > 0 or args.cutmix > 0)
     return ClassificationTask(model, criterion, device=device, verbose=args.rank == 0)
+
+
+def _scale_weights(words: Sequence[str]) -> str | list[float]:
+    try:
+        return [float(word) for word in words]
+    except ValueError:
+        return ' '.join(words)  # a name, which the loss checks
 
 
 def create_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.Optimizer:

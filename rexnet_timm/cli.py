@@ -7,18 +7,13 @@ recipes carry over; what timm lacks is in the groups "multi-scale U-Net" and "se
 import argparse
 import os
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import yaml
 
-__all__ = ['create_train_parser', 'near_names', 'parse_train_args']
+from .names import near_names
 
-
-def near_names(name: str, names: Sequence[str], number: int = 3) -> str:
-    """The part of an error message that offers the names nearest to a wrong one; empty where none is near."""
-    near = get_close_matches(name, list(names), number, 0.5)
-    return f' Did you mean {" or ".join(near)}?' if near else ''
+__all__ = ['create_train_parser', 'parse_train_args']
 
 
 class _KeyValues(argparse.Action):
@@ -40,10 +35,12 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--data-dir', metavar='DIR', help='folder of the data')
     group.add_argument('--dataset', default='', metavar='NAME',
                        help='"synthetic": the built-in segmentation set; else as timm, empty for folders')
+    group.add_argument('--synthetic-images', type=int, default=512, metavar='N',
+                       help='training images of the built-in set; an eighth as many for validation')
     group.add_argument('--train-split', default='train', metavar='NAME')
     group.add_argument('--val-split', default='validation', metavar='NAME')
     group.add_argument('--class-map', default='', metavar='FILE', help='classification: class to index mapping')
-    group.add_argument('--num-classes', type=int, metavar='N', help='classes of the labels')
+    group.add_argument('--num-classes', type=int, metavar='N', help='classes of the labels; 1 for binary masks')
     group.add_argument('--in-chans', type=int, metavar='N', help='channels of the images')
     group.add_argument('--img-size', type=int, metavar='N', help='side of the training images or crops')
     group.add_argument('--input-size', type=int, nargs=3, metavar=('C', 'H', 'W'), help='the same with all dimensions')

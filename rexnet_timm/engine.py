@@ -18,7 +18,7 @@ import torch
 from timm.scheduler.scheduler import Scheduler
 from timm.task import TrainingTask
 from timm.task.evaluator import evaluation_sample_limit
-from timm.utils import CheckpointSaver, NativeScaler, dispatch_clip_grad, distribute_bn, update_summary
+from timm.utils import CheckpointSaver, NativeScaler, dispatch_clip_grad, distribute_bn, trim_summary, update_summary
 from tqdm import tqdm
 
 _logger = logging.getLogger(__name__)
@@ -273,6 +273,11 @@ def fit(
     """
     distributed = world_size > 1
     best_metric, best_epoch = None, None
+    known = task.create_evaluator().compute()
+    if eval_metric not in known:
+        raise ValueError(f'--eval-metric must be one of {", ".join(known)}, got {eval_metric!r}.')
+    if primary and output_dir is not None:
+        trim_summary(os.path.join(output_dir, 'summary.csv'), start_epoch)  # of an earlier run in this folder
     for epoch in range(start_epoch, epochs):
         if hasattr(getattr(train_loader, 'sampler', None), 'set_epoch'):
             train_loader.sampler.set_epoch(epoch)  # another order every epoch, the same on all ranks
@@ -287,9 +292,6 @@ def fit(
                 distribute_bn(task.get_trainable_module(ema=True), world_size, dist_bn == 'reduce')
         eval_metrics = evaluate(
             task, eval_loader, precision, ema=ema, channels_last=channels_last, distributed=distributed)
-        if eval_metric not in eval_metrics:
-            raise ValueError(
-                f'--eval-metric must be one of {", ".join(eval_metrics)}, got {eval_metric!r}.')
         metric = eval_metrics[eval_metric]
         if lr_scheduler is not None:
             lr_scheduler.step(epoch + 1, metric)  # the coming epoch's rate

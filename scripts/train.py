@@ -38,8 +38,6 @@ def run(args: argparse.Namespace) -> tuple[float | None, int | None]:
             f'and {args.grad_accum_steps} batch(es) in an update')
 
     model = build.create_model(args)
-    if args.num_classes is None:
-        args.num_classes = model.num_classes
     train_loader, eval_loader = build.create_loaders(args, model, device)
     model.to(device, memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
     if args.distributed and args.sync_bn:

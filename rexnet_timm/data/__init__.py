@@ -1,0 +1,18 @@
+""" Data of the dense tasks
+
+One job: the public names. Folders of images and masks, the built-in synthetic set, joint transforms, loaders.
+"""
+from .folder import DatasetError, SegmentationFolder, palette
+from .loader import create_segmentation_loader, sample_error_message
+from .synthetic import SyntheticShapes
+from .transforms import create_segmentation_transform
+
+__all__ = [
+    'DatasetError',
+    'SegmentationFolder',
+    'SyntheticShapes',
+    'create_segmentation_loader',
+    'create_segmentation_transform',
+    'palette',
+    'sample_error_message',
+]

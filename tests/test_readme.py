@@ -1,0 +1,68 @@
+""" What the README shows runs, and what it counts is right. """
+import re
+import shlex
+import warnings
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from rexnet_timm.cli import parse_train_args
+
+README = (Path(__file__).parents[1] / 'README.md').read_text()
+PYTHON = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
+TRAIN = [
+    command for block in re.findall(r'```bash\n(.*?)```', README, re.DOTALL)
+    for command in block.replace('\\\n', ' ').splitlines() if 'train' in command and 'make' not in command
+]
+ROWS = re.findall(r'^\| `(\w+)` \| ([\d.]+) \| ([\d.]+) \| `(\w+)` \| ([\d.]+) \| ([\d.]+) \|$', README, re.MULTILINE)
+
+
+@pytest.mark.parametrize('code', PYTHON, ids=range(len(PYTHON)))
+def test_examples_run(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, 'README.md', 'exec'), {})
+
+
+def test_the_examples_are_there():
+    assert len(PYTHON) == 3 and len(TRAIN) == 3
+
+
+@pytest.mark.parametrize('command', TRAIN, ids=range(len(TRAIN)))
+def test_training_commands_parse(command):
+    words = shlex.split(command)
+    arguments = words[2:]  # after the interpreter and the script, or the launcher and the number of processes
+    args = parse_train_args(arguments)
+    assert args.data_dir in ('DATA', '/imagenet/')
+
+
+def cost(name: str, size: int, **kwargs) -> tuple[str, str]:
+    """Millions of parameters and GMACs, as the table writes them; nothing is computed on the meta device."""
+    with warnings.catch_warnings(), torch.device('meta'), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        warnings.simplefilter('ignore')  # initialisation has no effect there
+        model = timm.create_model(name, **kwargs).eval()
+        model(torch.randn(1, 3, size, size))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return f'{parameters / 1e6:.2f}', f'{counter.get_total_flops() / 2e9:.2f}'
+
+
+@pytest.mark.parametrize('row', ROWS, ids=[row[0] for row in ROWS])
+def test_the_table_of_models(row):
+    backbone, params, gmacs, unet, unet_params, unet_gmacs = row
+    assert cost(backbone, 224) == (params, gmacs)
+    assert cost(unet, 256, num_classes=11) == (unet_params, unet_gmacs)
+
+
+def test_the_table_names_every_model():
+    names = {name for row in ROWS for name in (row[0], row[3])}
+    assert names == set(timm.list_models('rexnetv1*', exclude_filters='*_test'))
+
+
+def test_the_peers_cost():
+    import segmentation_models_pytorch as smp
+    model = smp.Unet('tu-rexnet_100', encoder_weights=None, classes=11).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.randn(1, 3, 256, 256))
+    assert f'{counter.get_total_flops() / 2e9:.2f}' == '2.99' and 'takes\n  2.99' in README

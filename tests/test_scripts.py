@@ -1,0 +1,266 @@
+""" The scripts as a user calls them, on small data. """
+import csv
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from rexnet_timm.cli import create_train_parser, parse_train_args
+
+ROOT = Path(__file__).parents[1]
+CAMVID = ROOT.parent / 'shared' / 'data' / 'camvid'
+SEED_RECIPE = (
+    '--model rexnetv1 --rex-width-mult 1.0 --opt sgd --amp --lr 0.5 --weight-decay 1e-5 --batch-size 128 --epochs 400 '
+    '--sched cosine --remode pixel --reprob 0.2 --drop 0.2 --aa rand-m9-mstd0.5').split()
+
+
+def load_script(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / 'scripts' / f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+train = load_script('train')
+
+
+def distributed(processes: int, *args: str, cwd: Path) -> subprocess.CompletedProcess:
+    environment = {**os.environ, 'PYTHON': sys.executable, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
+    command = ['bash', str(ROOT / 'scripts' / 'distributed_train.sh'), str(processes), *map(str, args)]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def summary(folder: Path) -> list[dict[str, str]]:
+    with open(folder / 'summary.csv') as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope='module')
+def class_folder(tmp_path_factory) -> Path:
+    """Images of two classes: dark and bright."""
+    root, rng = tmp_path_factory.mktemp('classes'), np.random.default_rng(0)
+    for split, number in (('train', 12), ('validation', 5)):
+        for name, low in (('bright', 156), ('dark', 0)):
+            (root / split / name).mkdir(parents=True)
+            for index in range(number):
+                pixels = rng.integers(low, low + 100, (40, 48, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f'{index}.jpg')
+    return root
+
+
+@pytest.fixture
+def mask_folder(tmp_path) -> Path:
+    """Images with masks whose label is the image's brightness; 255 is to be ignored."""
+    root, rng = tmp_path / 'masks', np.random.default_rng(0)
+    for split, number in (('train', 8), ('val', 3)):
+        (root / split).mkdir(parents=True)
+        (root / f'{split}annot').mkdir()
+        for index in range(number):
+            labels = rng.integers(0, 3, (4, 5), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
+            image = (labels * 100)[..., None] + rng.integers(0, 40, (64, 80, 3), dtype=np.uint8)
+            labels[:4] = 255
+            Image.fromarray(image.astype(np.uint8)).save(root / split / f'{index}.png')
+            Image.fromarray(labels).save(root / f'{split}annot' / f'{index}.png')
+    return root
+
+
+def mask_arguments(folder: Path, tmp_path: Path, *args: str) -> list[str]:
+    return [str(folder), *(
+        '--model multiscaleunet --encoder-name rexnetv1_test --num-classes 3 --ignore-index 255 --val-split val '
+        '--img-size 64 --batch-size 4 --workers 0 --opt adamw --lr 3e-3 --warmup-epochs 0 --epochs 2 --device cpu '
+        '--experiment run').split(), '--output', str(tmp_path), *args]
+
+
+def test_the_seed_recipe_parses_word_for_word():
+    args = parse_train_args(['/imagenet/', *SEED_RECIPE])
+    assert (args.data_dir, args.model, args.rex_width_mult, args.opt) == ('/imagenet/', 'rexnetv1', 1.0, 'sgd')
+    assert (args.amp, args.lr, args.weight_decay, args.batch_size, args.epochs) == (True, 0.5, 1e-5, 128, 400)
+    assert (args.sched, args.remode, args.reprob, args.drop, args.aa) == (
+        'cosine', 'pixel', 0.2, 0.2, 'rand-m9-mstd0.5')
+
+
+def test_the_seed_recipe_trains_on_two_processes(class_folder, tmp_path):
+    # word for word, with fewer images, epochs and a smaller network behind it
+    result = distributed(
+        2, class_folder, *SEED_RECIPE, '--rex-width-mult', '0.3', '--batch-size', '4', '--epochs', '1', '--lr', '0.01',
+        '--num-classes', '2', '--img-size', '32', '--workers', '1', '--device', 'cpu', '--output', tmp_path,
+        '--experiment', 'run', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert '2 process(es) on cpu' in result.stderr + result.stdout
+    (row,) = summary(tmp_path / 'run')
+    assert 0 <= float(row['eval_top1']) <= 100
+    assert (tmp_path / 'run' / 'model_best.pth.tar').is_file()
+
+
+def test_segmentation_trains_on_two_processes(mask_folder, tmp_path):
+    result = distributed(2, *mask_arguments(mask_folder, tmp_path, '--batch-size', '2'), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    rows = summary(tmp_path / 'run')
+    assert len(rows) == 2
+    assert {'train_loss_scale_4', 'eval_miou', 'eval_mdice', 'eval_pixel_acc', 'eval_iou_class 2'} <= rows[0].keys()
+
+
+def test_ranks_agree_with_one_process_on_the_metrics(mask_folder, tmp_path):
+    # three validation images over two processes: one is padding and must not count
+    arguments = mask_arguments(mask_folder, tmp_path, '--batch-size', '2', '--lr', '0', '--dist-bn', '', '--opt', 'sgd')
+    pretraining = [*arguments, '--epochs', '1', '--experiment', 'start']
+    assert train.main(pretraining) == 0
+    start = str(tmp_path / 'start' / 'last.pth.tar')
+    frozen = [*arguments, '--initial-checkpoint', start, '--epochs', '1', '--model-ema', '--model-ema-decay', '1']
+    assert train.main([*frozen, '--experiment', 'one']) == 0
+    result = distributed(2, *frozen, '--experiment', 'two', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    one, two = (summary(tmp_path / name)[0] for name in ('one', 'two'))
+    for key in ('eval_miou', 'eval_pixel_acc', 'eval_loss'):
+        assert float(one[key]) == pytest.approx(float(two[key]), rel=1e-4)
+
+
+def test_segmentation_learns_and_resumes(mask_folder, tmp_path):
+    arguments = mask_arguments(mask_folder, tmp_path, '--scale', '1', '1', '--color-jitter', '0')
+    assert train.main([*arguments, '--epochs', '10']) == 0
+    rows = summary(tmp_path / 'run')
+    assert float(rows[-1]['train_loss']) < 0.8 * float(rows[0]['train_loss'])
+    last = str(tmp_path / 'run' / 'last.pth.tar')
+    assert train.main([*arguments, '--epochs', '12', '--resume', last]) == 0
+    assert [row['epoch'] for row in summary(tmp_path / 'run')] == [str(epoch) for epoch in range(12)]
+
+
+def test_the_built_in_set_trains(tmp_path):
+    assert train.main(
+        ['--dataset', 'synthetic', '--synthetic-images', '16', *mask_arguments(tmp_path, tmp_path)[1:],
+         '--num-classes', '6', '--epochs', '1']) == 0
+    assert 'eval_iou_background' in summary(tmp_path / 'run')[0]
+
+
+@pytest.mark.parametrize('model', [
+    ['unet', '--encoder-name', 'tu-rexnet_100'], ['fpn', '--encoder-name', 'rexnetv1_test'],
+    ['rexnetv1_unet', '--rex-width-mult', '0.3', '--scales', '0', '2', '--scale-weights', '1', '0.5'],
+])
+def test_other_models_train_in_the_same_script(model, mask_folder, tmp_path):
+    arguments = mask_arguments(mask_folder, tmp_path, '--epochs', '1')
+    start = arguments.index('--model')
+    assert train.main([*arguments[:start], *arguments[start + 4:], '--model', *model]) == 0
+    assert 0 <= float(summary(tmp_path / 'run')[0]['eval_miou']) <= 100
+
+
+def test_options_of_a_run(mask_folder, tmp_path):
+    assert train.main(mask_arguments(
+        mask_folder, tmp_path, '--amp', '--channels-last', '--model-ema', '--grad-accum-steps', '2', '--clip-grad', '1',
+        '--grad-checkpointing', '--seg-loss', 'ce+dice', '--scale-weights', 'same', '--sched-on-updates')) == 0
+    assert len(summary(tmp_path / 'run')) == 2
+
+
+@pytest.mark.skipif(not CAMVID.is_dir(), reason='needs the CamVid images of shared/data/camvid')
+@pytest.mark.slow
+def test_camvid_trains_on_two_processes(tmp_path):
+    result = distributed(
+        2, CAMVID, '--model', 'rexnetv1_unet_1_0', '--num-classes', '11', '--ignore-index', '11', '--val-split', 'val',
+        '--opt', 'adamw', '--lr', '2e-3', '--warmup-epochs', '0', '--batch-size', '8', '--img-size', '96',
+        '--epochs', '1', '--output', tmp_path, '--experiment', 'run', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert float(summary(tmp_path / 'run')[0]['eval_miou']) > 5
+
+
+def test_yaml_sets_defaults_and_the_command_line_wins(tmp_path):
+    path = tmp_path / 'recipe.yaml'
+    path.write_text('lr: 1e-3\nopt: adamw\nbatch-size: 16\namp: true\n')
+    args = parse_train_args(['data', '--config', str(path), '--batch-size', '8'])
+    assert (args.lr, args.opt, args.batch_size, args.amp) == (1e-3, 'adamw', 8, True)
+
+
+def test_a_runs_own_arguments_repeat_it(mask_folder, tmp_path):
+    assert train.main(mask_arguments(mask_folder, tmp_path)) == 0
+    written = tmp_path / 'run' / 'args.yaml'
+    repeated = vars(parse_train_args(['--config', str(written)]))
+    first = yaml.safe_load(written.read_text())
+    for key in ('model', 'lr', 'epochs', 'data_dir', 'scales', 'scale_weights', 'model_kwargs', 'device'):
+        assert repeated[key] == first[key]
+
+
+def test_every_argument_is_explained_or_timms():
+    help_text = create_train_parser().format_help()
+    for name in ('--scales', '--scale-weights', '--ignore-index', '--seg-loss', '--rex-width-mult', '--encoder-name'):
+        assert name in help_text
+
+
+def break_mask(folder: Path, change) -> None:
+    path = folder / 'trainannot' / '3.png'
+    labels = np.array(Image.open(path))
+    change(labels, path)
+
+
+@pytest.mark.parametrize('args, change, message', [
+    (['--model', 'rexnetv1_unet_1_O'], None, "got 'rexnetv1_unet_1_O'. Did you mean rexnetv1_unet_1_0"),
+    (['--encoder-name', 'rexnetv2'], None, "encoder name 'rexnetv2'. Did you mean rexnetv1"),
+    (['--model', 'unet', '--encoder-name', 'rexnetv2'], None, "encoder name 'rexnetv2'. Did you mean rexnetv1"),
+    (['--scales', '9'], None, 'from 0 (the size of the input) to 4'),
+    (['--scale-weights', 'half'], None, "a sequence of numbers, got 'half'"),
+    (['--seg-loss', 'hinge'], None, "one of ce, dice, focal, lovasz"),
+    (['--batch-size', '1'], None, 'at least 2 images'),
+    (['--opt', 'adamx'], None, '--opt adamx'),
+    (['--eval-metric', 'top1'], None, "--eval-metric must be one of loss, miou"),
+    (['--resume', 'gone.pth'], None, "no checkpoint 'gone.pth'"),
+    (['--initial-checkpoint', 'gone.pth'], None, "no checkpoint 'gone.pth'"),
+    (['--config', 'gone.yaml'], None, "no configuration file 'gone.yaml'"),
+    (['--val-split', 'test'], None, 'test'),
+    ([], lambda root: (root / 'trainannot' / '3.png').unlink(), '3.png'),
+    ([], lambda root: (root / 'train' / '3.png').unlink(), '3.png'),
+    ([], lambda root: Image.new('L', (10, 10)).save(root / 'trainannot' / '3.png'), '3.png'),
+    ([], lambda root: Image.new('L', (80, 64), 7).save(root / 'trainannot' / '3.png'), '3.png'),
+    (['--workers', '1'], lambda root: Image.new('L', (80, 64), 7).save(root / 'trainannot' / '3.png'), '3.png'),
+    ([], lambda root: (root / 'train' / '3.png').write_bytes(b'nothing'), '3.png'),
+    ([], lambda root: [path.unlink() for path in root.glob('train*/*')], 'train'),
+])
+def test_mistakes_end_with_one_line_that_says_what_to_do(args, change, message, mask_folder, tmp_path, capsys):
+    if change is not None:
+        change(mask_folder)
+    assert train.main(mask_arguments(mask_folder, tmp_path, *args)) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if 'error' in line]
+    assert line.startswith('train.py: error: ') and message in line
+    assert 'Traceback' not in line
+
+
+def test_a_typo_in_a_recipe_names_the_near_argument(tmp_path, capsys):
+    path = tmp_path / 'recipe.yaml'
+    path.write_text('batchsize: 16\n')
+    assert train.main(['data', '--config', str(path)]) == 2
+    assert "recipe.yaml' sets 'batchsize', which is no argument of train.py. Did you mean batch_size" in (
+        capsys.readouterr().err)
+
+
+def test_mistakes_on_several_processes_show_no_traceback(mask_folder, tmp_path):
+    result = distributed(2, *mask_arguments(mask_folder, tmp_path, '--scales', '9'), cwd=tmp_path)
+    assert result.returncode != 0
+    assert result.stderr.count('train.py: error: scales must be') == 1
+    assert 'Traceback' not in result.stderr + result.stdout
+
+
+@pytest.mark.parametrize('number', ['0', 'two', ''])
+def test_the_launcher_wants_a_number_of_processes(number, tmp_path):
+    result = distributed(number, cwd=tmp_path)
+    assert result.returncode == 2
+    assert f"whole number of at least 1, got '{number}'" in result.stderr
+
+
+def test_the_demo_writes_its_picture(tmp_path, capsys):
+    path = tmp_path / 'predictions.png'
+    metrics = load_script('demo').main([
+        '--epochs', '1', '--train-images', '16', '--held-out-images', '4', '--image-size', '64', '--batch-size', '8',
+        '--output', str(path)])
+    assert 0 <= metrics['miou'] <= 100
+    printed = capsys.readouterr().out
+    assert 'IoU on 4 held-out images' in printed and f'{metrics["miou"]:5.1f}' in printed
+    with Image.open(path) as picture:
+        colors = picture.convert('RGB').getcolors(maxcolors=1 << 24)
+        assert picture.width > 7 * 192 and len(colors) > 100
+
+
+def test_the_scripts_leave_the_process_without_a_group():
+    assert not torch.distributed.is_initialized()
