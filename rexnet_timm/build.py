@@ -15,7 +15,13 @@ from timm.models import load_checkpoint
 from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.task import ClassificationTask, TrainingTask
 
-from .data import SegmentationFolder, SyntheticShapes, create_segmentation_loader, create_segmentation_transform
+from .data import (
+    SegmentationFolder,
+    SyntheticShapes,
+    check_batch_size,
+    create_segmentation_loader,
+    create_segmentation_transform,
+)
 from .encoder import check_encoder_name
 from .losses import MultiScaleLoss, create_segmentation_loss
 from .names import near_names
@@ -108,6 +114,9 @@ def create_loaders(
     Raises:
         ValueError: Data that does not fit, as told by the readers.
     """
+    check_batch_size(args.batch_size)
+    if args.data_dir is not None and not os.path.isdir(args.data_dir):
+        raise ValueError(f'The folder of the data must exist, {args.data_dir!r} does not.')
     create = _segmentation_loaders if is_segmentation(model) else _classification_loaders
     return create(args, model, device)
 
@@ -153,10 +162,20 @@ def _classification_loaders(args: argparse.Namespace, model: nn.Module, device: 
     config = resolve_data_config(vars(args), model=model, verbose=args.rank == 0)
     loaders = []
     for split, is_training in ((args.train_split, True), (args.val_split, False)):
-        dataset = create_dataset(
-            args.dataset, root=args.data_dir, split=split, is_training=is_training, class_map=args.class_map,
-            batch_size=args.batch_size, seed=args.seed,
-            input_img_mode='L' if config['input_size'][0] == 1 else 'RGB')
+        try:
+            dataset = create_dataset(
+                args.dataset, root=args.data_dir, split=split, is_training=is_training, class_map=args.class_map,
+                batch_size=args.batch_size, seed=args.seed,
+                input_img_mode='L' if config['input_size'][0] == 1 else 'RGB')
+        except RuntimeError as error:
+            raise ValueError(
+                f'The {split!r} part of {args.data_dir!r} must be folders of images, one for each class: {error}'
+            ) from error
+        classes = getattr(getattr(dataset, 'reader', None), 'class_to_idx', {})
+        if len(classes) > args.num_classes:
+            raise ValueError(
+                f'--num-classes is {args.num_classes}, and the {split!r} part of {args.data_dir!r} has '
+                f'{len(classes)} folders of classes: pass --num-classes {len(classes)}.')
         loaders.append(create_loader(
             dataset,
             input_size=config['input_size'],
@@ -182,6 +201,10 @@ def _classification_loaders(args: argparse.Namespace, model: nn.Module, device: 
             persistent_workers=args.workers > 0,
             device=device,
         ))
+    if len(loaders[0]) == 0:
+        raise ValueError(
+            f'Training needs at least one whole batch in each process: {len(loaders[0].dataset)} images over '
+            f'{args.world_size} process(es) do not fill one of {args.batch_size}; pass a smaller --batch-size.')
     return tuple(loaders)
 
 

@@ -3,7 +3,7 @@
 One job: the public names. Folders of images and masks, the built-in synthetic set, joint transforms, loaders.
 """
 from .folder import DatasetError, SegmentationFolder, palette
-from .loader import create_segmentation_loader, sample_error_message
+from .loader import check_batch_size, create_segmentation_loader, sample_error_message
 from .synthetic import SyntheticShapes
 from .transforms import create_segmentation_transform
 
@@ -11,6 +11,7 @@ __all__ = [
     'DatasetError',
     'SegmentationFolder',
     'SyntheticShapes',
+    'check_batch_size',
     'create_segmentation_loader',
     'create_segmentation_transform',
     'palette',

@@ -105,13 +105,18 @@ def collate_segmentation(
     return torch.stack(images), torch.stack(masks)
 
 
-def _check_training_batches(num_samples: int, batch_size: int, drop_last: bool, distributed: bool) -> None:
-    where = ' of each process' if distributed else ''
+def check_batch_size(batch_size: int) -> None:
+    """Raise ValueError for a training batch of one image, which ReXNet cannot normalise."""
     if batch_size < 2:
         raise ValueError(
-            f'Training needs at least 2 images in the batch{where}, got batch_size {batch_size}: ReXNet normalises '
-            'its squeeze-and-excitation over 1 x 1 maps, where one image has no variance; '
+            f'Training needs at least 2 images in the batch of each process, got batch_size {batch_size}: ReXNet '
+            'normalises its squeeze-and-excitation over 1 x 1 maps, where one image has no variance; '
             'pass --batch-size 2 or more.')
+
+
+def _check_training_batches(num_samples: int, batch_size: int, drop_last: bool, distributed: bool) -> None:
+    check_batch_size(batch_size)
+    where = ' of each process' if distributed else ''
     if num_samples < 2 or (drop_last and num_samples < batch_size):
         raise ValueError(
             f'Training needs at least one whole batch: the part{where} has {num_samples} samples, batch_size is '

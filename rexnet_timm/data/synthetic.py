@@ -36,7 +36,7 @@ class SyntheticShapes(Dataset):
     is `(image, mask)`: `tv_tensors.Image` uint8 (3, H, W) and `tv_tensors.Mask` int64 (H, W) with values 0 to
     num_classes - 1, or whatever `transform(image, mask)` returns for the two.
 
-    Solid objects are plain, shaded, dotted, speckled or checkered; "stripes" is any solid outline filled with stripes.
+    Other objects are plain, shaded, dotted or speckled; "stripes" is any solid outline filled with stripes.
 
     Attributes:
         ignore_label: 255, the value for padding; no pixel of a sample has it.
