@@ -77,7 +77,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--encoder-weights', metavar='NAME', help='published weights of the encoder')
     group.add_argument('--scales', type=int, nargs='+', metavar='S', help='scales with a head (default: 0 1 2 3 4)')
     group.add_argument('--scale-weights', nargs='+', default=['exp'], metavar='W',
-                       help="'same', 'exp' (1/2^s) or one number for each scale (default: exp)")
+                       help="'same', 'exp' (1/2^s), 'two' (1 and 1/2) or one number for each scale (default: exp)")
+    group.add_argument('--scale-target', default='nearest', metavar='NAME',
+                       help="'nearest', 'majority', 'object', 'soft' or 'upsample' (default: nearest)")
+    group.add_argument('--object-share', type=float, default=0.25, metavar='X',
+                       help="share of a cell from which on an object wins with --scale-target object (default: 0.25)")
+    group.add_argument('--fade-epochs', type=int, nargs=2, metavar='N',
+                       help='first and last epoch of a fade of the coarser scales out of the loss')
 
 
 def _add_optimization(parser: argparse.ArgumentParser) -> None:

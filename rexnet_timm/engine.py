@@ -281,6 +281,8 @@ def fit(
     for epoch in range(start_epoch, epochs):
         if hasattr(getattr(train_loader, 'sampler', None), 'set_epoch'):
             train_loader.sampler.set_epoch(epoch)  # another order every epoch, the same on all ranks
+        if hasattr(task, 'set_epoch'):
+            task.set_epoch(epoch)
         train_metrics = train_one_epoch(
             task, train_loader, optimizer, epoch, lr_scheduler=lr_scheduler, precision=precision, primary=primary,
             channels_last=channels_last, **train_kwargs)

@@ -1,8 +1,9 @@
 """ Multi-scale loss
 
-Deep supervision for the logits of `MultiScaleUnet`: one base loss at every scale, on a target resized to it, summed
+Deep supervision for the logits of `MultiScaleUnet`: one base loss at every scale, on a target brought to it, summed
 with weights. The scheme is that of Deeply-Supervised Nets, https://arxiv.org/abs/1409.5185; halving the weight with
-each halving of the size is nnU-Net's, https://arxiv.org/abs/1809.10486.
+each halving of the size is nnU-Net's, https://arxiv.org/abs/1809.10486; the names of the weights are MONAI's,
+https://docs.monai.io.
 """
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,26 +11,20 @@ from functools import partial
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 
-__all__ = ['MultiScaleLoss', 'create_segmentation_loss', 'resize_target']
+from .targets import majority_target, object_target, resize_target, soft_target
 
+__all__ = ['MultiScaleLoss', 'create_segmentation_loss']
 
-def resize_target(target: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Shrink a label map by taking the label in the middle of each cell, so that no label is invented.
+BaseLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-    Args:
-        target: (N, H, W) labels of any dtype, or (N, C, H, W) masks.
-        size: New height and width.
-
-    Returns:
-        (N, *size) or (N, C, *size), same dtype; `target` itself where it has that size already.
-    """
-    for dim, length in zip((-2, -1), size, strict=True):
-        if target.shape[dim] != length:
-            # integer arithmetic: floor((i + 0.5) * old / new)
-            middle = (2 * torch.arange(length, device=target.device) + 1) * target.shape[dim] // (2 * length)
-            target = target.index_select(dim, middle)
-    return target
+WEIGHTS: dict[str, Callable[[int, bool], float]] = {
+    'same': lambda scale, is_finest: 1.,
+    'exp': lambda scale, is_finest: 2. ** -scale,
+    'two': lambda scale, is_finest: 1. if is_finest else 0.5,
+}
+TARGETS = ('nearest', 'majority', 'object', 'soft', 'upsample')
 
 
 class MultiScaleLoss(nn.Module):
@@ -38,51 +33,77 @@ class MultiScaleLoss(nn.Module):
     With one output it is the base loss itself.
 
     Args:
-        base_loss: Any loss of `(logits, target)` that returns a scalar: torch's, SMP's or your own.
-        weights: Weights of the scales, normalised to sum 1. 'same': equal. 'exp': 1 / 2**s for scale s. Or a sequence
-            of non-negative numbers, one for each output, finest first.
-        target: How the target is brought to the size of each scale. 'nearest': the label in the middle of each cell.
+        base_loss: Any loss of `(logits, target)` that returns a scalar: torch's, SMP's or your own. Or a sequence of
+            them, one for each output, finest first.
+        weights: Weights of the scales, normalised to sum 1. 'same': equal. 'exp': 1 / 2**s for scale s. 'two': 1 for
+            the finest, 1/2 for the others. Or a sequence of non-negative numbers, one for each output, finest first.
+        target: How target and logits are brought together at each scale.
+            'nearest': the label in the middle of each cell. 'majority': the commonest label of the cell.
+            'object': the commonest, but that an object with at least `object_share` of the cell wins over class 0.
+            'soft': the shares of the classes below scale 0, for mean losses that take labels and probabilities
+            (N, C, h, w), as torch's cross entropy does. 'upsample': the logits are enlarged to the target.
         ignore_index: Label without a loss. It must be what `base_loss` ignores; None asks its attribute of that
             name. A scale where no other label is left has loss 0 and gradient 0, where a mean would not be finite.
+        object_share: Share of a cell, above 0 to 1, for `target='object'`.
+        fade_epochs: First and last epoch of a linear fade of all weights but the finest one's to 0, told by
+            `set_epoch`. None: no fade.
 
     Raises:
-        ValueError: Unknown `weights` or `target`, negative weights, or weights that sum to 0.
+        ValueError: Unknown `weights` or `target`, weights that are negative or sum to 0, `object_share` or
+            `fade_epochs` out of range.
     """
 
     def __init__(
             self,
-            base_loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+            base_loss: BaseLoss | Sequence[BaseLoss],
             weights: str | Sequence[float] = 'exp',
             target: str = 'nearest',
             ignore_index: int | None = None,
+            object_share: float = 0.25,
+            fade_epochs: tuple[int, int] | None = None,
     ):
         super().__init__()
         if isinstance(weights, str):
-            if weights not in ('same', 'exp'):
-                raise ValueError(f"weights must be 'same', 'exp' or a sequence of numbers, got {weights!r}.")
+            if weights not in WEIGHTS:
+                raise ValueError(
+                    f"weights must be {', '.join(map(repr, WEIGHTS))} or a sequence of numbers, got {weights!r}.")
         else:
             weights = tuple(float(weight) for weight in weights)
             if not weights or min(weights) < 0 or sum(weights) == 0:
                 raise ValueError(f'weights must be non-negative and not all 0, got {weights}.')
-        if target != 'nearest':
-            raise ValueError(f"target must be 'nearest', got {target!r}.")
-        self.base_loss = base_loss
+        if target not in TARGETS:
+            raise ValueError(f"target must be one of {', '.join(map(repr, TARGETS))}, got {target!r}.")
+        if not 0 < object_share <= 1:
+            raise ValueError(f'object_share must be above 0 and at most 1, got {object_share}.')
+        if fade_epochs is not None and not 0 <= fade_epochs[0] < fade_epochs[1]:
+            raise ValueError(f'fade_epochs must be two epochs, 0 <= first < last, got {tuple(fade_epochs)}.')
+        several = isinstance(base_loss, Sequence)
+        first = base_loss[0] if several else base_loss
+        # a module list keeps the buffers of the losses, such as class weights, on the right device
+        self.base_loss = nn.ModuleList(base_loss) if several else base_loss
         self.weights = weights
         self.target = target
-        self.ignore_index = getattr(base_loss, 'ignore_index', None) if ignore_index is None else ignore_index
+        self.ignore_index = getattr(first, 'ignore_index', None) if ignore_index is None else ignore_index
+        self.object_share = object_share
+        self.fade_epochs = fade_epochs
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the number of the epoch, for `fade_epochs`."""
+        self.epoch = epoch
 
     def forward(self, outputs: torch.Tensor | Sequence[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
         """Weighted sum over the scales.
 
         Args:
             outputs: (N, C, H, W) logits, or a sequence of (N, C, ceil(H/2**s), ceil(W/2**s)), finest first.
-            target: (N, H, W) labels, or whatever the base loss expects with H and W last.
+            target: (N, H, W) labels for multi-class and binary, (N, C, H, W) masks of 0 and 1 for multi-label losses.
 
         Returns:
             Scalar loss.
 
         Raises:
-            ValueError: An output of no scale of the target's size, or a wrong number of weights.
+            ValueError: An output of no scale of the target's size, or a wrong number of weights or base losses.
         """
         return self.forward_scales(outputs, target)['loss']
 
@@ -98,37 +119,75 @@ class MultiScaleLoss(nn.Module):
         """
         outputs = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
         scales = [_scale_of(output, target) for output in outputs]
-        losses = [self._loss_at(output, target) for output in outputs]
         weights = self.scale_weights(scales)
+        losses = [
+            self._loss_at(base_loss, output, target, scale)
+            for base_loss, output, scale in zip(self._base_losses(len(outputs)), outputs, scales, strict=True)
+        ]
         total = sum(weight * loss for weight, loss in zip(weights, losses, strict=True))
         parts = {f'loss_scale_{scale}': loss.detach() for scale, loss in zip(scales, losses, strict=True)}
         return {'loss': total, **parts}
 
     def scale_weights(self, scales: Sequence[int]) -> list[float]:
-        """The weight of each of `scales`, summing to 1.
+        """The weight of each of `scales`, finest first, summing to 1.
 
         Raises:
             ValueError: `weights` was given as a sequence of another length.
         """
-        if self.weights == 'same':
-            weights = [1.0] * len(scales)
-        elif self.weights == 'exp':
-            weights = [2.0 ** -scale for scale in scales]
+        if isinstance(self.weights, str):
+            weights = [WEIGHTS[self.weights](scale, index == 0) for index, scale in enumerate(scales)]
         elif len(self.weights) == len(scales):
-            weights = self.weights
+            weights = list(self.weights)
         else:
             raise ValueError(
                 f'weights must have one entry for each output: got {len(self.weights)} weights for the '
                 f'{len(scales)} scales {tuple(scales)}.')
+        if self.fade_epochs is not None:
+            first, last = self.fade_epochs
+            left = min(max((last - self.epoch) / (last - first), 0.), 1.)
+            weights[1:] = [left * weight for weight in weights[1:]]
         return [weight / sum(weights) for weight in weights]
 
-    def _loss_at(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        target = resize_target(target, output.shape[-2:])
+    def _base_losses(self, number: int) -> list[BaseLoss]:
+        if not isinstance(self.base_loss, nn.ModuleList):
+            return [self.base_loss] * number
+        if len(self.base_loss) != number:
+            raise ValueError(
+                f'base_loss must be one loss or one for each output, got {len(self.base_loss)} for {number} outputs.')
+        return list(self.base_loss)
+
+    def _loss_at(self, base_loss: BaseLoss, output: torch.Tensor, target: torch.Tensor, scale: int) -> torch.Tensor:
+        if self.target == 'upsample' and scale > 0:
+            output = F.interpolate(output, size=target.shape[-2:], mode='bilinear', align_corners=False)
+        else:
+            target = self._target_at(target, output, scale)
+        if self.target == 'soft' and target.ndim == 4 and scale > 0:
+            # a cell without a label has no share and no loss, and must not count in the mean either
+            labelled = (target.sum(1) > 0).float().mean()
+            if isinstance(base_loss, nn.CrossEntropyLoss):
+                # torch takes probabilities or a label to ignore, but not both
+                base_loss = nn.CrossEntropyLoss(base_loss.weight, label_smoothing=base_loss.label_smoothing)
+            return base_loss(output, target) / labelled.clamp(min=1e-6)
         if self.ignore_index is None:
-            return self.base_loss(output, target)
+            return base_loss(output, target)
         # A mean over no pixel is 0/0 and so is its gradient. Give such a target labels, and the loss weight 0.
         any_valid = (target != self.ignore_index).any()
-        return self.base_loss(output, torch.where(any_valid, target, 0)) * any_valid
+        return base_loss(output, torch.where(any_valid, target, 0)) * any_valid
+
+    def _target_at(self, target: torch.Tensor, output: torch.Tensor, scale: int) -> torch.Tensor:
+        if self.target == 'nearest' or scale == 0:
+            return resize_target(target, output.shape[-2:])
+        cells = dict(scale=scale, num_classes=max(2, output.shape[1]), ignore_index=self.ignore_index)
+        if self.target == 'majority':
+            return majority_target(target, **cells)
+        if self.target == 'object':
+            return object_target(target, share=self.object_share, **cells)
+        return soft_target(target, **cells)
+
+    def finest(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Loss of the finest scale alone, which is that of an evaluation output (N, C, H, W)."""
+        base_loss = self.base_loss[0] if isinstance(self.base_loss, nn.ModuleList) else self.base_loss
+        return self._loss_at(base_loss, output, target, 0)
 
 
 def _scale_of(output: torch.Tensor, target: torch.Tensor) -> int:

@@ -114,7 +114,11 @@ class SegmentationTask(ClassificationTask):
     def create_evaluator(self, **kwargs) -> SegmentationEvaluator:
         """A fresh evaluator of the model's evaluation output."""
         return SegmentationEvaluator(
-            self.num_classes, self.ignore_index, self.class_names, self.criterion, device=self.device, **kwargs)
+            self.num_classes, self.ignore_index, self.class_names, self.criterion.finest, device=self.device, **kwargs)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the number of the epoch, which the weights of the scales may follow."""
+        self.criterion.set_epoch(epoch)
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
         """Losses of a batch.

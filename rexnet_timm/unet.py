@@ -55,7 +55,14 @@ class DecoderBlock(nn.Module):
     The coarser features are reduced before they are enlarged, where a convolution costs a quarter.
     """
 
-    def __init__(self, in_chs: int, skip_chs: int, out_chs: int, act_layer: str = 'relu', interpolation: str = 'nearest'):
+    def __init__(
+            self,
+            in_chs: int,
+            skip_chs: int,
+            out_chs: int,
+            act_layer: str = 'relu',
+            interpolation: str = 'nearest',
+    ):
         super().__init__()
         self.interpolation = interpolation
         self.conv_in = nn.Conv2d(in_chs, out_chs, 1, bias=False)
@@ -212,9 +219,10 @@ class MultiScaleUnet(SegmentationModel):
             interpolation=decoder_interpolation)
         channels = dict(zip(range(encoder_depth - 1, 0, -1), decoder_channels, strict=True))
         self.heads = nn.ModuleDict({
-            str(scale): nn.Conv2d(channels[scale], classes, 1) if scale else FullSizeHead(channels[1], classes, head_upsampling)
-            for scale in self.scales
+            str(scale): nn.Conv2d(channels[scale], classes, 1) for scale in self.scales if scale > 0
         })
+        if 0 in self.scales:
+            self.heads['0'] = FullSizeHead(channels[1], classes, head_upsampling)
         self.activation = Activation(activation)
         self.num_classes = classes  # timm's name for it
         self.name = f'multiscale-u-{encoder_name}'

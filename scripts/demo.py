@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     parser.add_argument('--train-images', type=int, default=512)
     parser.add_argument('--held-out-images', type=int, default=64)
     parser.add_argument('--image-size', type=int, default=128)
-    parser.add_argument('--batch-size', type=int, default=16)
+    parser.add_argument('--batch-size', type=int, default=8)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--output', type=Path, default=Path('output', 'demo', 'predictions.png'))
     args = parser.parse_args(argv)
@@ -67,19 +67,19 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     eval_loader = create_loader(args.held_out_images, args.seed + 1, False, args.batch_size, args.image_size)
     dataset = eval_loader.dataset
     num_classes = len(dataset.class_names)
-    model = rexnet_timm.MultiScaleUnet('rexnetv1', classes=num_classes).to(device)
+    model = rexnet_timm.MultiScaleUnet('rexnetv1', classes=num_classes).to(device, memory_format=torch.channels_last)
     task = rexnet_timm.SegmentationTask(
         model, num_classes, ignore_index=dataset.ignore_label, class_names=dataset.class_names, device=device,
         verbose=False)
-    optimizer = create_optimizer_v2(model, opt='adamw', lr=3e-3, weight_decay=0.01)
+    optimizer = create_optimizer_v2(model, opt='adamw', lr=2e-3, weight_decay=0.01)
     lr_scheduler, epochs = create_scheduler_v2(
         optimizer, sched='cosine', num_epochs=args.epochs, warmup_epochs=1, warmup_lr=1e-4, step_on_epochs=False,
         updates_per_epoch=len(train_loader))
 
     print(f'Training rexnetv1_unet on {args.train_images} built-in images of {args.image_size} x {args.image_size}, '
           f'{epochs} epochs on {device.type}')
-    fit(task, train_loader, eval_loader, optimizer, epochs, lr_scheduler=lr_scheduler, progress=True)
-    metrics = evaluate(task, eval_loader)
+    fit(task, train_loader, eval_loader, optimizer, epochs, lr_scheduler=lr_scheduler, channels_last=True, progress=True)
+    metrics = evaluate(task, eval_loader, channels_last=True)
 
     print(f'\nIoU on {args.held_out_images} held-out images, in percent')
     for name in dataset.class_names:

@@ -160,7 +160,7 @@ def test_camvid_batches():
 
 
 @pytest.mark.parametrize('length, batch_size, drop_last, text', [
-    (8, 1, None, r'Training needs at least 2 images in the batch, got batch_size 1: .* pass --batch-size 2 or more'),
+    (8, 1, None, r'at least 2 images in the batch of each process, got batch_size 1: .* pass --batch-size 2 or more'),
     (3, 4, None, r'at least one whole batch: the part has 3 samples, batch_size is 4; pass a smaller --batch-size'),
     (1, 2, False, r'at least one whole batch: the part has 1 samples'),
     (9, 4, False, r'No training batch may have a single image: 9 samples in batches of 4 leave one over; '),

@@ -1,11 +1,10 @@
-import math
-
 import pytest
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn as nn
 
-from rexnet_timm.losses import MultiScaleLoss, create_segmentation_loss, resize_target
+from rexnet_timm.losses import MultiScaleLoss, create_segmentation_loss
+from rexnet_timm.targets import resize_target
 
 
 def outputs_and_target(scales=(0, 1, 2), size=(24, 33), classes=4, batch=2):
@@ -27,6 +26,7 @@ def test_one_scale_is_the_plain_loss():
 
 @pytest.mark.parametrize('weights, expected', [
     ('same', [1 / 3, 1 / 3, 1 / 3]), ('exp', [4 / 7, 2 / 7, 1 / 7]), ((3, 0, 1), [0.75, 0, 0.25]),
+    ('two', [1 / 2, 1 / 4, 1 / 4]),
 ])
 def test_the_sum_equals_its_parts(weights, expected):
     outputs, target = outputs_and_target()
@@ -47,29 +47,77 @@ def test_weights_follow_the_scale_not_the_place():
     torch.testing.assert_close(losses['loss'].detach(), expected)
 
 
-@pytest.mark.parametrize('size', [(12, 17), (6, 9), (3, 5), (24, 33)])
-def test_resized_targets_hold_the_label_in_the_middle(size):
-    rows, columns = torch.meshgrid(torch.arange(24), torch.arange(33), indexing='ij')
-    target = (100 * rows + columns)[None]
-    resized = resize_target(target, size)[0]
-    for i in range(size[0]):
-        for j in range(size[1]):
-            row, column = math.floor((i + 0.5) * 24 / size[0]), math.floor((j + 0.5) * 33 / size[1])
-            assert resized[i, j] == 100 * row + column
+TARGETS = ['nearest', 'majority', 'object', 'soft', 'upsample']
 
 
-@pytest.mark.parametrize('dtype', [torch.int64, torch.uint8, torch.bool, torch.float32])
-def test_resized_targets_invent_no_label_and_keep_their_dtype(dtype):
-    target = torch.randint(2, (2, 40, 30)).mul(200).to(dtype)
-    resized = resize_target(target, (5, 4))
-    assert resized.dtype == dtype
-    assert set(resized.unique().tolist()) <= set(target.unique().tolist())
+@pytest.mark.parametrize('mode', TARGETS)
+def test_every_target_mode_is_the_plain_loss_at_one_scale(mode):
+    (output,), target = outputs_and_target(scales=(0,))
+    target[:, :5] = 255
+    plain = nn.CrossEntropyLoss(ignore_index=255)
+    torch.testing.assert_close(MultiScaleLoss(plain, target=mode)(output, target), plain(output, target))
 
 
-def test_ignored_pixels_do_not_count_at_any_scale():
+@pytest.mark.parametrize('mode', ['majority', 'object', 'soft'])
+def test_cells_of_one_label_make_every_mode_equal_to_nearest(mode):
+    outputs, _ = outputs_and_target(scales=(0, 1, 2), size=(24, 32))
+    cells = torch.randint(4, (2, 6, 8))
+    cells[0, 0, :3] = 255
+    target = cells.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    plain = nn.CrossEntropyLoss(ignore_index=255)
+    nearest = MultiScaleLoss(plain).forward_scales(outputs, target)
+    other = MultiScaleLoss(plain, target=mode).forward_scales(outputs, target)
+    for name, value in nearest.items():
+        torch.testing.assert_close(other[name], value)
+
+
+def test_enlarged_logits_meet_the_full_target():
+    outputs, target = outputs_and_target(scales=(0, 2))
+    losses = MultiScaleLoss(nn.CrossEntropyLoss(), target='upsample').forward_scales(outputs, target)
+    large = nn.functional.interpolate(outputs[1], size=target.shape[-2:], mode='bilinear')
+    torch.testing.assert_close(losses['loss_scale_2'], nn.CrossEntropyLoss()(large, target).detach())
+
+
+def test_one_loss_for_each_output():
+    outputs, target = outputs_and_target(scales=(0, 1))
+    bases = [nn.CrossEntropyLoss(), smp.losses.DiceLoss('multiclass')]
+    criterion = MultiScaleLoss(bases, 'same')
+    expected = (bases[0](outputs[0], target) + bases[1](outputs[1], resize_target(target, (12, 17)))) / 2
+    torch.testing.assert_close(criterion(outputs, target), expected)
+    with pytest.raises(ValueError, match='one for each output, got 2 for 3 outputs'):
+        criterion(*outputs_and_target())
+
+
+def test_the_coarser_scales_fade_out():
+    criterion = MultiScaleLoss(nn.CrossEntropyLoss(), 'same', fade_epochs=(10, 20))
+    for epoch, auxiliary in ((0, 1), (10, 1), (15, 0.5), (20, 0), (30, 0)):
+        criterion.set_epoch(epoch)
+        whole = 1 + 2 * auxiliary
+        assert criterion.scale_weights([0, 1, 2]) == pytest.approx([1 / whole, auxiliary / whole, auxiliary / whole])
+
+
+def test_multi_label_masks():
+    torch.manual_seed(0)
+    target = torch.randint(2, (2, 3, 24, 32)).float()
+    outputs = [torch.randn(2, 3, 24 // 2 ** s, 32 // 2 ** s, requires_grad=True) for s in (0, 1, 2)]
+    for mode in TARGETS:
+        for base in (nn.BCEWithLogitsLoss(), smp.losses.DiceLoss('multilabel')):
+            loss = MultiScaleLoss(base, target=mode)(outputs, target)
+            loss.backward()
+            assert loss.isfinite()
+
+
+def test_the_loss_of_the_finest_scale_is_that_of_an_evaluation_output():
+    (output,), target = outputs_and_target(scales=(0,))
+    criterion = MultiScaleLoss(nn.CrossEntropyLoss(), weights=(1, 1, 1))
+    torch.testing.assert_close(criterion.finest(output, target), nn.CrossEntropyLoss()(output, target))
+
+
+@pytest.mark.parametrize('mode', ['nearest', 'majority', 'object', 'soft'])
+def test_ignored_pixels_do_not_count_at_any_scale(mode):
     outputs, target = outputs_and_target()
     target[:, :, 16:] = 255
-    criterion = MultiScaleLoss(nn.CrossEntropyLoss(ignore_index=255))
+    criterion = MultiScaleLoss(nn.CrossEntropyLoss(ignore_index=255), target=mode)
     assert criterion.ignore_index == 255
     criterion(outputs, target).backward()
     for output in outputs:
@@ -79,9 +127,14 @@ def test_ignored_pixels_do_not_count_at_any_scale():
         assert output.grad.abs().sum(1)[~ignored].min() > 0
 
 
-def test_a_batch_with_no_label_has_a_finite_loss_of_zero():
+@pytest.mark.parametrize('mode', TARGETS)
+@pytest.mark.parametrize('name', ['ce', 'dice', 'focal', 'lovasz'])
+def test_a_batch_with_no_label_has_a_finite_loss_of_zero(name, mode):
+    if mode == 'soft' and name != 'ce':
+        pytest.skip('takes no probabilities')
     outputs, target = outputs_and_target()
-    loss = MultiScaleLoss(nn.CrossEntropyLoss(ignore_index=255))(outputs, torch.full_like(target, 255))
+    base = create_segmentation_loss(name, 4, 255)
+    loss = MultiScaleLoss(base, target=mode, ignore_index=255)(outputs, torch.full_like(target, 255))
     loss.backward()
     assert loss.item() == 0
     assert all(output.grad.abs().max() == 0 for output in outputs)
@@ -111,10 +164,14 @@ def test_smp_losses_serve_as_base():
 
 
 @pytest.mark.parametrize('call, message', [
-    (lambda: MultiScaleLoss(nn.CrossEntropyLoss(), 'half'), "'same', 'exp' or a sequence of numbers, got 'half'"),
+    (lambda: MultiScaleLoss(nn.CrossEntropyLoss(), 'half'),
+     "'same', 'exp', 'two' or a sequence of numbers, got 'half'"),
     (lambda: MultiScaleLoss(nn.CrossEntropyLoss(), (1, -1)), r'non-negative and not all 0, got \(1.0, -1.0\)'),
     (lambda: MultiScaleLoss(nn.CrossEntropyLoss(), ()), r'non-negative and not all 0, got \(\)'),
-    (lambda: MultiScaleLoss(nn.CrossEntropyLoss(), target='area'), "target must be 'nearest', got 'area'"),
+    (lambda: MultiScaleLoss(nn.CrossEntropyLoss(), target='area'), "target must be one of 'nearest', .*, got 'area'"),
+    (lambda: MultiScaleLoss(nn.CrossEntropyLoss(), object_share=0),
+     'object_share must be above 0 and at most 1, got 0'),
+    (lambda: MultiScaleLoss(nn.CrossEntropyLoss(), fade_epochs=(5, 5)), r'0 <= first < last, got \(5, 5\)'),
     (lambda: MultiScaleLoss(nn.CrossEntropyLoss(), (1, 2))(*outputs_and_target()),
      r'got 2 weights for the 3 scales \(0, 1, 2\)'),
     (lambda: MultiScaleLoss(nn.CrossEntropyLoss())(torch.randn(1, 2, 10, 10), torch.zeros(1, 24, 24, dtype=torch.long)),

@@ -1,0 +1,271 @@
+#!/usr/bin/env python3
+""" Time and memory of the multi-scale U-Net beside its peers, all measured in one run.
+
+    python scripts/benchmark.py --sizes 256 --batch-sizes 4 8 --output output/benchmark
+
+Every round times each model once in each memory format, one after the other, so that a machine whose speed drifts
+treats all alike; medians over the rounds are compared, with the quartiles for the spread. Peak memory is that of a
+process of its own for each model: the highest resident size in a training step over that before the first.
+A table is printed; benchmark.csv and a picture for each size and batch are written.
+"""
+import argparse
+import csv
+import itertools
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import segmentation_models_pytorch as smp
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch.utils.flop_counter import FlopCounterMode
+
+import rexnet_timm
+from rexnet_timm.build import default_device
+from rexnet_timm.engine import Precision
+
+ENCODER = 'tu-rexnet_100'  # timm's ReXNet 1.0x, whose numbers of channels are ours
+REFERENCE = f"smp.Unet('{ENCODER}')"
+CLASSES = 11
+
+
+def checkpointed() -> torch.nn.Module:
+    model = rexnet_timm.MultiScaleUnet('rexnetv1', classes=CLASSES)
+    model.set_grad_checkpointing()
+    return model
+
+
+def peer(architecture: str, encoder_name: str = ENCODER) -> torch.nn.Module:
+    return smp.create_model(architecture, encoder_name=encoder_name, encoder_weights=None, classes=CLASSES)
+
+
+MODELS: dict[str, Callable[[], torch.nn.Module]] = {
+    'rexnetv1_unet_1_0': lambda: rexnet_timm.MultiScaleUnet('rexnetv1', classes=CLASSES),
+    'rexnetv1_unet_1_0, checkpointing': checkpointed,
+    'encoder alone': lambda: rexnet_timm.create_encoder('rexnetv1'),
+    REFERENCE: lambda: peer('unet'),
+    "smp.Unet('resnet34')": lambda: peer('unet', 'resnet34'),
+    f"smp.UnetPlusPlus('{ENCODER}')": lambda: peer('unetplusplus'),
+    f"smp.FPN('{ENCODER}')": lambda: peer('fpn'),
+    f"smp.DeepLabV3Plus('{ENCODER}')": lambda: peer('deeplabv3plus'),
+}
+
+
+def loss_of(output: torch.Tensor | list[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+    """The loss of a step: of all scales, of one output, or, for the encoder alone, a mean that costs nothing."""
+    outputs = [output] if isinstance(output, torch.Tensor) else output
+    if outputs[0].shape[1] != CLASSES:
+        return sum(feature.float().mean() for feature in outputs[1:])
+    return rexnet_timm.MultiScaleLoss(torch.nn.CrossEntropyLoss())(outputs, target)
+
+
+class Case:
+    """One model at one size: what a round times."""
+
+    def __init__(self, name: str, size: int, batch_size: int, channels_last: bool, device: torch.device, amp: bool):
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.device = device
+        self.precision = Precision.create(device, amp)
+        self.model = MODELS[name]().to(device, memory_format=memory_format)
+        self.input = torch.randn(batch_size, 3, size, size, device=device).contiguous(memory_format=memory_format)
+        self.target = torch.randint(CLASSES, (batch_size, size, size), device=device)
+
+    def _seconds(self, step: Callable[[], None]) -> float:
+        self._wait()
+        start = time.perf_counter()
+        step()
+        self._wait()
+        return time.perf_counter() - start
+
+    def _wait(self) -> None:
+        if self.device.type == 'cuda':
+            torch.cuda.synchronize()
+
+    def train_step(self) -> None:
+        self.model.zero_grad()
+        with self.precision.autocast():
+            loss = loss_of(self.model(self.input), self.target)
+        loss.backward()
+
+    @torch.no_grad()
+    def predict(self) -> None:
+        with self.precision.autocast():
+            self.model(self.input)
+
+    def time_training(self) -> float:
+        """Seconds of forward, loss and backward."""
+        self.model.train()
+        return self._seconds(self.train_step)
+
+    def time_inference(self) -> float:
+        """Seconds of a forward pass in evaluation mode."""
+        self.model.eval()
+        return self._seconds(self.predict)
+
+
+def time_models(
+        names: Sequence[str],
+        size: int,
+        batch_size: int,
+        rounds: int,
+        device: torch.device,
+        amp: bool,
+) -> dict[tuple[str, bool], dict[str, list[float]]]:
+    """Seconds of every round, {(name, channels_last): {'training': [...], 'inference': [...]}}, after one warm-up."""
+    cases = {
+        (name, channels_last): Case(name, size, batch_size, channels_last, device, amp)
+        for name, channels_last in itertools.product(names, (False, True))
+    }
+    seconds = {key: {'training': [], 'inference': []} for key in cases}
+    for round_index in range(rounds + 1):
+        for key, case in cases.items():
+            training, inference = case.time_training(), case.time_inference()
+            if round_index > 0:
+                seconds[key]['training'].append(training)
+                seconds[key]['inference'].append(inference)
+        print(f'\r{size} x {size}, batch {batch_size}: round {round_index} of {rounds}', end='', file=sys.stderr)
+    print(file=sys.stderr)
+    return seconds
+
+
+def _peak_memory(name: str, size: int, batch_size: int, channels_last: bool, device: str, queue) -> None:
+    case = Case(name, size, batch_size, channels_last, torch.device(device), amp=False)
+    case.model.train()
+    if device == 'cuda':
+        before = torch.cuda.memory_allocated()
+        for _ in range(2):
+            case.train_step()
+        queue.put(torch.cuda.max_memory_allocated() - before)
+        return
+    unit = 1 if sys.platform == 'darwin' else 1024
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(2):
+        case.train_step()
+    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit)
+
+
+def peak_memory(name: str, size: int, batch_size: int, channels_last: bool, device: torch.device) -> float:
+    """MiB that two training steps need over the process before them, measured in a process of its own."""
+    context = multiprocessing.get_context('spawn')
+    queue = context.SimpleQueue()
+    process = context.Process(target=_peak_memory, args=(name, size, batch_size, channels_last, device.type, queue))
+    process.start()
+    process.join()
+    if process.exitcode != 0:
+        raise RuntimeError(f'Measuring the memory of {name} ended with exit status {process.exitcode}.')
+    return queue.get() / 2 ** 20
+
+
+def cost(name: str, size: int) -> tuple[float, float]:
+    """Millions of parameters, and GMACs of one image in evaluation mode."""
+    model = MODELS[name]().eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.randn(1, 3, size, size))
+    return sum(parameter.numel() for parameter in model.parameters()) / 1e6, counter.get_total_flops() / 2e9
+
+
+def measure(args: argparse.Namespace, size: int, batch_size: int) -> list[dict[str, float | str]]:
+    """A row for each model, in its best memory format for each of training and inference."""
+    device = torch.device(args.device)
+    seconds = time_models(args.models, size, batch_size, args.rounds, device, args.amp)
+    rows = []
+    for name in args.models:
+        params, gmacs = cost(name, size)
+        row: dict[str, float | str] = {
+            'model': name, 'size': size, 'batch_size': batch_size, 'params_m': params, 'gmacs': gmacs}
+        for kind in ('training', 'inference'):
+            medians = {channels_last: statistics.median(seconds[name, channels_last][kind])
+                       for channels_last in (False, True)}
+            best = min(medians, key=medians.get)
+            quartiles = statistics.quantiles(seconds[name, best][kind], n=4)
+            row |= {
+                f'{kind}_ms': 1e3 * medians[best], f'{kind}_ms_nchw': 1e3 * medians[False],
+                f'{kind}_ms_nhwc': 1e3 * medians[True], f'{kind}_ms_quartile_1': 1e3 * quartiles[0],
+                f'{kind}_ms_quartile_3': 1e3 * quartiles[2], f'{kind}_format': 'NHWC' if best else 'NCHW'}
+        if not args.no_memory:
+            row['memory_mib'] = peak_memory(name, size, batch_size, row['training_format'] == 'NHWC', device)
+        rows.append(row)
+    reference = next((row for row in rows if row['model'] == REFERENCE), rows[0])
+    for row in rows:
+        for kind in ('training_ms', 'inference_ms', 'memory_mib'):
+            if kind in row:
+                row[f'{kind.rsplit("_", 1)[0]}_ratio'] = row[kind] / reference[kind]
+    return rows
+
+
+def print_table(rows: Sequence[dict[str, float | str]]) -> None:
+    """A Markdown table of one size; ratios are to the reference, quartiles in parentheses."""
+    print(f'\n{rows[0]["size"]} x {rows[0]["size"]}, batch {rows[0]["batch_size"]}\n')
+    print('| model | M params | GMACs | training ms | ratio | inference ms | ratio | training MiB | ratio |')
+    print('|---|---|---|---|---|---|---|---|---|')
+    for row in rows:
+        cells = [f'`{row["model"]}`', f'{row["params_m"]:.2f}', f'{row["gmacs"]:.2f}']
+        for kind in ('training', 'inference'):
+            spread = f'{row[f"{kind}_ms_quartile_1"]:.0f} to {row[f"{kind}_ms_quartile_3"]:.0f}'
+            cells += [f'{row[f"{kind}_ms"]:.0f} ({spread}, {row[f"{kind}_format"]})', f'{row[f"{kind}_ratio"]:.2f}']
+        if 'memory_mib' in row:
+            cells += [f'{row["memory_mib"]:.0f}', f'{row["memory_ratio"]:.2f}']
+        else:
+            cells += ['', '']
+        print(f'| {" | ".join(cells)} |')
+
+
+def draw_bars(rows: Sequence[dict[str, float | str]], path: Path) -> None:
+    """Bars of training and inference time, one group for each model, of one size."""
+    font, width, label, line = ImageFont.load_default(14), 900, 300, 46
+    picture = Image.new('RGB', (width, line * len(rows) + 70), 'white')
+    draw = ImageDraw.Draw(picture)
+    title = f'{rows[0]["size"]} x {rows[0]["size"]}, batch {rows[0]["batch_size"]}: ms'
+    draw.text((10, 10), title, fill='black', font=font)
+    longest = max(float(row['training_ms']) for row in rows)
+    for index, row in enumerate(rows):
+        top = 40 + line * index
+        draw.text((10, top + 8), str(row['model']), fill='black', font=font)
+        for offset, kind, color in ((0, 'training_ms', '#4296ea'), (19, 'inference_ms', '#f4bd3c')):
+            end = label + float(row[kind]) / longest * (width - label - 70)
+            draw.rectangle((label, top + offset, end, top + offset + 16), fill=color)
+            draw.text((end + 6, top + offset), f'{row[kind]:.0f}', fill='black', font=font)
+    draw.text((label, picture.height - 24), 'blue: training step    yellow: inference', fill='black', font=font)
+    picture.save(path)
+
+
+def main(argv: Sequence[str] | None = None) -> list[dict[str, float | str]]:
+    """Measure, print and write; returns the rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--models', nargs='+', default=list(MODELS), choices=list(MODELS), metavar='NAME')
+    parser.add_argument('--sizes', nargs='+', type=int, default=[256])
+    parser.add_argument('--batch-sizes', nargs='+', type=int, default=[4])
+    parser.add_argument('--rounds', type=int, default=11, help='counted rounds, after one that is not')
+    parser.add_argument('--device', default=default_device())
+    parser.add_argument('--amp', action='store_true')
+    parser.add_argument('--threads', type=int, help='threads on the CPU (default: as torch chooses)')
+    parser.add_argument('--no-memory', action='store_true')
+    parser.add_argument('--output', type=Path, default=Path('output', 'benchmark'))
+    args = parser.parse_args(argv)
+    if args.rounds < 2:
+        parser.error(f'--rounds must be at least 2 for a spread, got {args.rounds}')
+    if args.threads:
+        torch.set_num_threads(args.threads)
+
+    args.output.mkdir(parents=True, exist_ok=True)
+    print(f'torch {torch.__version__}, {args.device}, {torch.get_num_threads()} threads, medians of {args.rounds} '
+          f'rounds, ratios to {REFERENCE if REFERENCE in args.models else args.models[0]}')
+    rows = []
+    for size, batch_size in itertools.product(args.sizes, args.batch_sizes):
+        group = measure(args, size, batch_size)
+        print_table(group)
+        draw_bars(group, args.output / f'benchmark-{size}-{batch_size}.png')
+        rows += group
+    with open(args.output / 'benchmark.csv', 'w', newline='') as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return rows
+
+
+if __name__ == '__main__':
+    main()
