@@ -124,6 +124,12 @@ def create_loaders(
 def _segmentation_loaders(args: argparse.Namespace, model: nn.Module, device: torch.device) -> tuple[Any, Any]:
     config = resolve_data_config(vars(args), model=model)
     in_chans, *crop_size = config['input_size']
+    # most of SMP's architectures take only multiples; validation images are padded to one, and the padding is ignored
+    size_divisor = model.encoder.output_stride if model.requires_divisible_input_shape else 1
+    if any(side % size_divisor for side in crop_size):
+        raise ValueError(
+            f'--model {args.model} takes multiples of {size_divisor}, got crops of {crop_size[0]} x {crop_size[1]}: '
+            f'change --img-size or --input-size.')
     for name in ('aa', 'reprob', 'mixup', 'cutmix'):
         if getattr(args, name):
             _logger.warning('--%s is for classification and has no effect on segmentation.', name)
@@ -150,7 +156,7 @@ def _segmentation_loaders(args: argparse.Namespace, model: nn.Module, device: to
         datasets.append(dataset)
     shared = dict(
         num_workers=args.workers, distributed=args.distributed, seed=args.seed,
-        pin_memory=args.pin_mem and device.type == 'cuda')
+        pin_memory=args.pin_mem and device.type == 'cuda', size_divisor=size_divisor)
     return (
         create_segmentation_loader(datasets[0], args.batch_size, is_training=True, **shared),
         create_segmentation_loader(

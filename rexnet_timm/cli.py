@@ -13,7 +13,7 @@ import yaml
 
 from .names import near_names
 
-__all__ = ['create_train_parser', 'parse_train_args']
+__all__ = ['create_train_parser', 'parse_train_args', 'repeatable_args']
 
 
 class _KeyValues(argparse.Action):
@@ -222,3 +222,9 @@ def parse_train_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.data_dir is None and args.dataset == '':
         parser.error('a folder of data is needed (the first argument, or --data-dir), or --dataset synthetic')
     return args
+
+
+def repeatable_args(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments as a YAML file for --config that repeats the run, without what a process adds while it runs."""
+    names = vars(create_train_parser().parse_args([])).keys() - {'config', 'data'}
+    return {name: getattr(args, name) for name in sorted(names)}

@@ -6,8 +6,7 @@ The U-Net is that of Ronneberger et al., https://arxiv.org/abs/1505.04597; super
 Deeply-Supervised Nets, https://arxiv.org/abs/1409.5185, and UNet++, https://arxiv.org/abs/1807.10165. What differs:
 * the decoder adds its skips instead of concatenating them, and refines with depthwise-separable convolutions
   (MobileNets, https://arxiv.org/abs/1704.04861), so that it costs a fraction of the encoder instead of a multiple
-* nothing is computed at full resolution but the logits, enlarged from half resolution bilinearly or by sub-pixel
-  convolution (ESPCN, https://arxiv.org/abs/1609.05158)
+* nothing is computed at full resolution but the logits, enlarged from half resolution
 * every decoder stage has a head of its own, can be asked for alone, and can be the last one
 """
 import logging
@@ -80,25 +79,15 @@ class DecoderBlock(nn.Module):
 
 
 class FullSizeHead(nn.Module):
-    """Logits at twice the size of the features, so that nothing but them is computed at the size of the input.
+    """Logits of features of half the size, enlarged, so that nothing but them is computed at the size of the input."""
 
-    Args:
-        in_chs: Channels of the features.
-        num_classes: Channels of the logits.
-        upsampling: 'bilinear' enlarges the logits; 'subpixel' computes four of them for each feature, as 2 x 2 pixels.
-    """
-
-    def __init__(self, in_chs: int, num_classes: int, upsampling: str = 'bilinear'):
+    def __init__(self, in_chs: int, num_classes: int):
         super().__init__()
-        self.upsampling = upsampling
-        self.conv = nn.Conv2d(in_chs, num_classes if upsampling == 'bilinear' else 4 * num_classes, 1)
+        self.conv = nn.Conv2d(in_chs, num_classes, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, in_chs, h, w) -> (N, num_classes, 2 * h, 2 * w)."""
-        x = self.conv(x)
-        if self.upsampling == 'subpixel':
-            return F.pixel_shuffle(x, 2)
-        return F.interpolate(x, scale_factor=2., mode='bilinear', align_corners=False)
+        return F.interpolate(self.conv(x), scale_factor=2., mode='bilinear', align_corners=False)
 
 
 class UnetDecoder(nn.Module):
@@ -164,7 +153,6 @@ class MultiScaleUnet(SegmentationModel):
             None takes the last ones of (128, 96, 64, 32).
         decoder_act_layer: Activation of the decoder, by timm's name.
         decoder_interpolation: How features are enlarged in the decoder, 'nearest' or 'bilinear'.
-        head_upsampling: How scale 0 gets its logits from features of half its size, 'bilinear' or 'subpixel'.
         in_channels: Channels of the input.
         classes: Channels of the logits.
         activation: SMP's name of an activation over the logits ('sigmoid', 'softmax2d', ...). None leaves logits,
@@ -188,7 +176,6 @@ class MultiScaleUnet(SegmentationModel):
             decoder_channels: Sequence[int] | None = None,
             decoder_act_layer: str = 'relu',
             decoder_interpolation: str = 'nearest',
-            head_upsampling: str = 'bilinear',
             in_channels: int = 3,
             classes: int = 1,
             activation: str | None = None,
@@ -202,8 +189,6 @@ class MultiScaleUnet(SegmentationModel):
             raise ValueError(f'classes must be at least 1, got {classes!r}.')
         if decoder_interpolation not in ('nearest', 'bilinear'):
             raise ValueError(f"decoder_interpolation must be 'nearest' or 'bilinear', got {decoder_interpolation!r}.")
-        if head_upsampling not in ('bilinear', 'subpixel'):
-            raise ValueError(f"head_upsampling must be 'bilinear' or 'subpixel', got {head_upsampling!r}.")
         self.scales = _check_scales(scales, encoder_depth)
         if decoder_channels is None:
             decoder_channels = DECODER_CHANNELS[-(encoder_depth - 1):]
@@ -222,7 +207,7 @@ class MultiScaleUnet(SegmentationModel):
             str(scale): nn.Conv2d(channels[scale], classes, 1) for scale in self.scales if scale > 0
         })
         if 0 in self.scales:
-            self.heads['0'] = FullSizeHead(channels[1], classes, head_upsampling)
+            self.heads['0'] = FullSizeHead(channels[1], classes)
         self.activation = Activation(activation)
         self.num_classes = classes  # timm's name for it
         self.name = f'multiscale-u-{encoder_name}'

@@ -78,7 +78,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
 
     print(f'Training rexnetv1_unet on {args.train_images} built-in images of {args.image_size} x {args.image_size}, '
           f'{epochs} epochs on {device.type}')
-    fit(task, train_loader, eval_loader, optimizer, epochs, lr_scheduler=lr_scheduler, channels_last=True, progress=True)
+    fit(
+        task, train_loader, eval_loader, optimizer, epochs, lr_scheduler=lr_scheduler, channels_last=True,
+        progress=True)
     metrics = evaluate(task, eval_loader, channels_last=True)
 
     print(f'\nIoU on {args.held_out_images} held-out images, in percent')

@@ -19,7 +19,7 @@ from timm.utils import CheckpointSaver, get_outdir, init_distributed_device, ran
 import rexnet_timm  # noqa: F401 - registers the models
 from rexnet_timm import build
 from rexnet_timm.checkpoint import resume
-from rexnet_timm.cli import parse_train_args
+from rexnet_timm.cli import parse_train_args, repeatable_args
 from rexnet_timm.data import DatasetError, sample_error_message
 from rexnet_timm.engine import Precision, fit
 
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> tuple[float | None, int | None]:
         experiment = args.experiment or f'{datetime.now():%Y%m%d-%H%M%S}-{args.model}'
         output_dir = get_outdir(args.output or os.path.join('output', 'train'), experiment)
         with open(os.path.join(output_dir, 'args.yaml'), 'w') as file:
-            yaml.safe_dump({**vars(args), 'device': str(args.device)}, file, default_flow_style=False)
+            yaml.safe_dump(repeatable_args(args), file, default_flow_style=False)
         saver = CheckpointSaver(
             model, optimizer, args=args, amp_scaler=precision.scaler, checkpoint_dir=output_dir,
             recovery_dir=output_dir, decreasing=args.eval_metric == 'loss', max_history=args.checkpoint_hist, task=task)
@@ -94,7 +94,6 @@ def run(args: argparse.Namespace) -> tuple[float | None, int | None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status. Mistakes of the user end with one line on standard error."""
-    setup_default_logging()
     try:
         run(parse_train_args(argv))
     except DatasetError as error:
@@ -112,4 +111,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
+    setup_default_logging()
     sys.exit(main())

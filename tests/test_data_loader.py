@@ -212,3 +212,12 @@ def test_sample_error_message_of_a_damaged_file_read_by_a_worker(tmp_path):
 
 def test_sample_error_message_of_other_errors():
     assert sample_error_message(RuntimeError('out of memory')) == 'out of memory'
+
+
+def test_sizes_are_padded_to_multiples():
+    samples = [
+        (torch.ones(3, 33, 40), torch.ones(33, 40).long()), (torch.ones(3, 30, 64), torch.ones(30, 64).long())]
+    images, masks = collate_segmentation(samples, ignore_label=7, size_divisor=32)
+    assert images.shape == (2, 3, 64, 64) and masks.shape == (2, 64, 64)
+    assert (masks[0, 33:] == 7).all() and (masks[0, :, 40:] == 7).all() and (masks[0, :33, :40] == 1).all()
+    assert (images[1, :, 30:] == 0).all()

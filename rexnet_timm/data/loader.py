@@ -85,18 +85,20 @@ def create_segmentation_sampler(
 def collate_segmentation(
         samples: Sequence[tuple[torch.Tensor, torch.Tensor]],
         ignore_label: int,
+        size_divisor: int = 1,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Stack samples, padding smaller ones at the right and the bottom to the largest height and width among them.
 
     Args:
         samples: Pairs of image (C, H, W) and mask (H, W).
         ignore_label: Value of padded mask pixels; padded image pixels are 0, the mean colour after normalisation.
+        size_divisor: Height and width are padded to a multiple of this.
 
     Returns:
         Images (N, C, H, W) and masks (N, H, W), dtypes as they came.
     """
-    height = max(mask.shape[-2] for _, mask in samples)
-    width = max(mask.shape[-1] for _, mask in samples)
+    largest = (max(mask.shape[dim] for _, mask in samples) for dim in (-2, -1))
+    height, width = (-(-side // size_divisor) * size_divisor for side in largest)
     images, masks = [], []
     for image, mask in samples:
         padding = (0, width - mask.shape[-1], 0, height - mask.shape[-2])
@@ -137,6 +139,7 @@ def create_segmentation_loader(
         pin_memory: bool = False,
         drop_last: bool | None = None,
         ignore_label: int | None = None,
+        size_divisor: int = 1,
 ) -> DataLoader:
     """Create a loader of image and mask batches.
 
@@ -153,6 +156,7 @@ def create_segmentation_loader(
         pin_memory: Page-lock batches, for faster copies to a GPU.
         drop_last: Leave out a smaller last batch; None: in training.
         ignore_label: Label of padding between images of different size; None: `dataset.ignore_label`.
+        size_divisor: Pad height and width to a multiple of this, for networks that need it.
 
     Returns:
         A loader of images (N, C, H, W) and masks (N, H, W).
@@ -180,7 +184,7 @@ def create_segmentation_loader(
         batch_size=batch_size,
         sampler=sampler,
         num_workers=num_workers,
-        collate_fn=partial(collate_segmentation, ignore_label=ignore_label),
+        collate_fn=partial(collate_segmentation, ignore_label=ignore_label, size_divisor=size_divisor),
         pin_memory=pin_memory,
         drop_last=drop_last,
         # A generator of its own: the workers' seeds neither depend on nor disturb the model's random state. Workers
