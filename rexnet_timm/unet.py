@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from segmentation_models_pytorch.base import SegmentationModel
 from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
 from segmentation_models_pytorch.base.modules import Activation
-from timm.layers import BatchNormAct2d, SeparableConvNormAct
+from timm.layers import BatchNormAct2d, SeparableConvNormAct, create_act_layer
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from . import rexnetv1
@@ -49,7 +49,7 @@ def resize(x: torch.Tensor, size: tuple[int, int], mode: str = 'nearest') -> tor
 
 
 class DecoderBlock(nn.Module):
-    """One step up: the coarser features are reduced, enlarged and added to the skip, then refined.
+    """One step up: the coarser features are reduced, enlarged and added to the skip; a residual branch refines the sum.
 
     The coarser features are reduced before they are enlarged, where a convolution costs a quarter.
     """
@@ -59,6 +59,7 @@ class DecoderBlock(nn.Module):
             in_chs: int,
             skip_chs: int,
             out_chs: int,
+            kernel_size: int = 3,
             act_layer: str = 'relu',
             interpolation: str = 'nearest',
     ):
@@ -68,14 +69,16 @@ class DecoderBlock(nn.Module):
         # Patch-4 encoders have no half-scale feature: SMP hands out one with no channels.
         self.conv_skip = nn.Conv2d(skip_chs, out_chs, 1, bias=False) if skip_chs > 0 else None
         self.norm = BatchNormAct2d(out_chs, act_layer=act_layer)
-        self.refine = SeparableConvNormAct(out_chs, out_chs, act_layer=act_layer)
+        self.refine = SeparableConvNormAct(out_chs, out_chs, kernel_size, apply_act=False)
+        self.act = create_act_layer(act_layer)
 
     def forward(self, x: torch.Tensor, skip: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """(N, in_chs, h, w) and (N, skip_chs, ...) -> (N, out_chs, *size)."""
         x = resize(self.conv_in(x), size, self.interpolation)
         if self.conv_skip is not None:
             x = x + resize(self.conv_skip(skip), size, self.interpolation)
-        return self.refine(self.norm(x))
+        x = self.norm(x)
+        return self.act(x + self.refine(x))
 
 
 class FullSizeHead(nn.Module):
@@ -113,7 +116,9 @@ class UnetDecoder(nn.Module):
         # keyed by scale, so that a stage keeps its name in the state dict when finer ones are cut off
         self.stages = nn.ModuleDict()
         for scale, out_chs in zip(range(coarsest, 0, -1), decoder_channels, strict=True):
-            self.stages[str(scale)] = DecoderBlock(in_chs, encoder_channels[scale], out_chs, act_layer, interpolation)
+            # a wide kernel costs little where the features are small
+            self.stages[str(scale)] = DecoderBlock(
+                in_chs, encoder_channels[scale], out_chs, 5 if scale > 1 else 3, act_layer, interpolation)
             in_chs = out_chs
 
     def forward(self, features: list[torch.Tensor], size: tuple[int, int], finest: int = 1) -> dict[int, torch.Tensor]:

@@ -1,6 +1,7 @@
 """ What must hold on several processes: exact metrics, and no parameter without a gradient. """
 import json
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -33,10 +34,10 @@ def create_loader(length: int, is_training: bool, distributed: bool):
     return create_segmentation_loader(dataset, 2, is_training, num_workers=0, distributed=distributed)
 
 
-def work(rank: int, job: str, argument: str, folder: str) -> None:
+def work(rank: int, job: str, argument: str, folder: str, port: int) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
-        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=RANKS)
+        'gloo', init_method=f'tcp://127.0.0.1:{port}', rank=rank, world_size=RANKS)
     result = globals()[job](argument)
     if rank == 0:
         Path(folder, 'result.json').write_text(json.dumps(result))
@@ -44,7 +45,10 @@ def work(rank: int, job: str, argument: str, folder: str) -> None:
 
 
 def run(job: str, argument: str, folder: Path):
-    multiprocessing.spawn(work, (job, argument, os.fspath(folder)), nprocs=RANKS)
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(work, (job, argument, os.fspath(folder), port), nprocs=RANKS)
     return json.loads((folder / 'result.json').read_text())
 
 
@@ -59,7 +63,7 @@ def train_shard(change: str) -> list[float]:
     optimizer = torch.optim.SGD(parameters, lr=0.01)
     # a parameter without a gradient raises in the second step
     metrics = train_one_epoch(task, create_loader(12, True, True), optimizer)
-    return [metrics['loss'], *(float(parameter.sum()) for parameter in parameters)]
+    return [metrics['loss'], *(parameter.sum().item() for parameter in parameters)]
 
 
 def test_metrics_over_ranks_are_those_of_one_process(tmp_path):
@@ -75,6 +79,6 @@ def test_metrics_over_ranks_are_those_of_one_process(tmp_path):
 @pytest.mark.parametrize('change', ['all heads', 'some scales', 'dropped heads', 'pruned', 'frozen encoder'])
 def test_training_needs_no_search_for_unused_parameters(change, tmp_path):
     loss, *sums = run('train_shard', change, tmp_path)
-    before = [float(parameter.sum()) for parameter in create_task(change).parameters() if parameter.requires_grad]
+    before = [parameter.sum().item() for parameter in create_task(change).parameters() if parameter.requires_grad]
     assert 0 < loss < 10
     assert len(sums) == len(before) and sums != pytest.approx(before)
