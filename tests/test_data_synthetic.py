@@ -84,7 +84,7 @@ def test_colour_hints_but_does_not_decide():
     held_out = count(slice(150, 300))
     by_color = held_out.gather(1, count(slice(0, 150)).argmax(1, keepdim=True)).sum() / held_out.sum()
     commonest = held_out.sum(0).max() / held_out.sum()
-    assert commonest < by_color < 0.6
+    assert commonest < by_color < 0.75
 
 
 def test_fewer_classes():

@@ -2,7 +2,7 @@
 
 One job: endless procedural images with exact masks, for demonstrations and tests without a download.
 
-A class is a shape or a texture. Colour is a hint that a network learns first and that fails it one time in four:
+A class is a shape or a texture. Colour is a hint that a network learns first and that fails it for every tenth object:
 then outlines, thin rings and fine stripes at many sizes have to decide. Objects overlap and cast
 shadows; the background has a gradient, blotches, grain and lines that belong to nothing; light falls off to one side
 and the sensor adds noise.
@@ -25,7 +25,7 @@ _SUPERSAMPLING = 4  # outlines are drawn this much larger, and an object owns th
 # Fills of what is not striped, the quiet ones as often as the patterns that could be taken for stripes.
 _FILLS = ('plain', 'plain', 'plain', 'shaded', 'shaded', 'dots', 'speckle')
 _SOLID_SHAPES = ('disc', 'square', 'triangle')
-# Where the hues of a class lie on the colour circle, three times in four; stripes have any.
+# Where the hues of a class lie on the colour circle, nine times in ten; stripes have any.
 _HUES = {'disc': 0.0, 'square': 0.6, 'triangle': 0.14, 'ring': 0.38}
 
 
@@ -214,7 +214,8 @@ def _fill(rng: np.random.Generator, kind: str, side: int, base: np.ndarray) -> n
         amount = 0.5 + 0.5 * u / side
     else:
         amount = np.zeros_like(u)
-    other = _color_apart(rng, base) if kind != 'shaded' else base * np.float32(rng.uniform(0.4, 0.7))
+    # stripes are of two colours, every other pattern of two shades of one
+    other = _color_apart(rng, base) if kind == 'stripes' else base * np.float32(rng.uniform(0.4, 0.7))
     return base + amount.astype(np.float32) * (other - base)
 
 
@@ -231,8 +232,8 @@ def _draw_object(rng: np.random.Generator, canvas: np.ndarray, labels: np.ndarra
     side = 2 * math.ceil(radius) + 2
     left, top = math.floor(center_x) - side // 2, math.floor(center_y) - side // 2
     coverage = _outline(rng, shape, radius, side, (center_x - left, center_y - top))
-    hue = _HUES.get(name, rng.uniform()) if rng.uniform() < 0.75 else rng.uniform()
-    texture = _fill(rng, kind, side, _color_of_hue(rng, hue + rng.normal(0, 0.07)))
+    hue = _HUES.get(name, rng.uniform()) if rng.uniform() < 0.9 else rng.uniform()
+    texture = _fill(rng, kind, side, _color_of_hue(rng, hue + rng.normal(0, 0.05)))
 
     shift = max(1, round(radius * 0.12))
     _blend(canvas, coverage * np.float32(0.35), np.zeros((3, side, side), dtype=np.float32), left + shift, top + shift)
