@@ -31,6 +31,7 @@ _logger = logging.getLogger(__name__)
 
 __all__ = ['create_loaders', 'create_mixup', 'create_model', 'create_optimizer', 'create_task', 'default_device']
 
+
 def default_device() -> str:
     """Name of the best device there is: 'cuda', 'mps' or 'cpu'."""
     if torch.cuda.is_available():
@@ -50,27 +51,33 @@ def create_model(args: argparse.Namespace) -> nn.Module:
     name = args.model
     if args.dataset == 'synthetic' and args.num_classes is None:
         args.num_classes = SyntheticShapes(1).num_classes
-    given = {
-        'in_chans': args.in_chans, 'num_classes': args.num_classes, 'drop_rate': args.drop,
-        'drop_path_rate': args.drop_path, 'global_pool': args.gp, 'width_mult': args.rex_width_mult,
-        'depth_mult': args.rex_depth_mult, 'scales': args.scales, **args.model_kwargs,
+    flags = {
+        '--drop': ('drop_rate', args.drop), '--drop-path': ('drop_path_rate', args.drop_path),
+        '--gp': ('global_pool', args.gp), '--rex-width-mult': ('width_mult', args.rex_width_mult),
+        '--rex-depth-mult': ('depth_mult', args.rex_depth_mult), '--scales': ('scales', args.scales),
     }
-    given = {key: value for key, value in given.items() if value is not None}
+    flags = {flag: pair for flag, pair in flags.items() if pair[1] is not None}
+    given = {**dict(flags.values()), **args.model_kwargs}
     if name.lower() in smp.MODEL_ARCHITECTURES_MAPPING:
-        given['in_channels'] = given.pop('in_chans', 3)
-        given['classes'] = given.pop('num_classes', 1)
         if args.encoder_name is None:
             raise ValueError(f'--model {name} is an SMP architecture and needs an --encoder-name, such as rexnetv1.')
         check_encoder_name(args.encoder_name)
+        if flags and name.lower() != 'multiscaleunet':
+            raise ValueError(
+                f'--model {name} does not see {", ".join(flags)}: leave them out, or use --model multiscaleunet.')
         create = smp.create_model
-        given = {'arch': name, 'encoder_name': args.encoder_name, 'encoder_weights': args.encoder_weights, **given}
+        given = {
+            'arch': name, 'encoder_name': args.encoder_name, 'encoder_weights': args.encoder_weights,
+            'in_channels': args.in_chans or 3, 'classes': args.num_classes or 1, **given}
     else:
         if ':' not in name and not timm.is_model(name.split('.')[0]):
             known = [*timm.list_models(), *smp.MODEL_ARCHITECTURES_MAPPING]
             raise ValueError(
                 f'--model must be a model of timm or an architecture of SMP, got {name!r}.{near_names(name, known)}')
         create = timm.create_model
-        given = {'model_name': name, 'pretrained': args.pretrained, **given}
+        given = {
+            'model_name': name, 'pretrained': args.pretrained, 'in_chans': args.in_chans,
+            'num_classes': args.num_classes, **given}  # timm leaves out what is None
     try:
         model = create(**given)
     except TypeError as error:

@@ -131,7 +131,8 @@ def test_the_built_in_set_trains(tmp_path):
 def test_other_models_train_in_the_same_script(model, mask_folder, tmp_path):
     arguments = mask_arguments(mask_folder, tmp_path, '--epochs', '1')
     start = arguments.index('--model')
-    assert train.main([*arguments[:start], *arguments[start + 4:], '--model', *model]) == 0
+    del arguments[start:start + 4]  # the model and its encoder
+    assert train.main([*arguments, '--model', *model]) == 0
     assert 0 <= float(summary(tmp_path / 'run')[0]['eval_miou']) <= 100
 
 
@@ -185,6 +186,7 @@ def break_mask(folder: Path, change) -> None:
     (['--model', 'rexnetv1_unet_1_O'], None, "got 'rexnetv1_unet_1_O'. Did you mean rexnetv1_unet_1_"),
     (['--encoder-name', 'rexnetv2'], None, "encoder name 'rexnetv2'. Did you mean rexnetv1"),
     (['--model', 'unet', '--encoder-name', 'rexnetv2'], None, "encoder name 'rexnetv2'. Did you mean rexnetv1"),
+    (['--model', 'unet', '--rex-width-mult', '1.3'], None, '--model unet does not see --rex-width-mult: leave'),
     (['--scales', '9'], None, 'from 0 (the size of the input) to 4'),
     (['--scale-weights', 'half'], None, "a sequence of numbers, got 'half'"),
     (['--seg-loss', 'hinge'], None, "one of ce, dice, focal, lovasz"),
@@ -245,6 +247,26 @@ def test_the_demo_writes_its_picture(tmp_path, capsys):
     with Image.open(path) as picture:
         colors = picture.convert('RGB').getcolors(maxcolors=1 << 24)
         assert picture.width > 7 * 192 and len(colors) > 100
+
+
+@pytest.mark.parametrize('memory', [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_benchmark_measures_every_model_and_writes_its_files(memory, tmp_path, capsys):
+    names = ['rexnetv1_unet_1_0', "smp.Unet('tu-rexnet_100')"]
+    rows = load_script('benchmark').main([
+        '--models', *names, '--sizes', '64', '--batch-sizes', '2', '--rounds', '2', '--device', 'cpu',
+        '--output', str(tmp_path), *([] if memory else ['--no-memory'])])
+    assert [row['model'] for row in rows] == names
+    ours, peer = rows
+    assert peer['training_ratio'] == peer['inference_ratio'] == 1
+    assert ours['training_ratio'] == pytest.approx(ours['training_ms'] / peer['training_ms'])
+    assert ours['training_ms'] > ours['inference_ms'] > 0 and ours['gmacs'] < peer['gmacs']
+    if memory:
+        assert ours['memory_mib'] > 0 and peer['memory_ratio'] == 1
+    printed = capsys.readouterr().out
+    assert f'| `{names[0]}` | 3.' in printed
+    assert len((tmp_path / 'benchmark.csv').read_text().splitlines()) == 3
+    with Image.open(tmp_path / 'benchmark-64-2.png') as picture:
+        assert picture.width == 900
 
 
 def test_the_scripts_leave_the_process_without_a_group():
