@@ -5,7 +5,7 @@
 
 Every round times each model once in each memory format, one after the other, so that a machine whose speed drifts
 treats all alike; medians over the rounds are compared, with the quartiles for the spread. Peak memory is that of a
-process of its own for each model: the highest resident size in a training step over that before the first.
+process of its own for each model: the highest resident size in two training steps over that before them.
 A table is printed; benchmark.csv and a picture for each size and batch are written.
 """
 import argparse
@@ -132,20 +132,22 @@ def time_models(
     return seconds
 
 
+def _resident_size(kind: str) -> int:
+    """Bytes that this process has ('VmRSS') or has had at the most ('VmHWM') in memory."""
+    # getrusage would do on Linux too, but that a process starts with the peak of the one that started it
+    if sys.platform.startswith('linux'):
+        lines = Path('/proc/self/status').read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith(kind)).split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def _peak_memory(name: str, size: int, batch_size: int, channels_last: bool, device: str, queue) -> None:
     case = Case(name, size, batch_size, channels_last, torch.device(device), amp=False)
     case.model.train()
-    if device == 'cuda':
-        before = torch.cuda.memory_allocated()
-        for _ in range(2):
-            case.train_step()
-        queue.put(torch.cuda.max_memory_allocated() - before)
-        return
-    unit = 1 if sys.platform == 'darwin' else 1024
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = torch.cuda.memory_allocated() if device == 'cuda' else _resident_size('VmRSS')
     for _ in range(2):
         case.train_step()
-    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit)
+    queue.put((torch.cuda.max_memory_allocated() if device == 'cuda' else _resident_size('VmHWM')) - before)
 
 
 def peak_memory(name: str, size: int, batch_size: int, channels_last: bool, device: torch.device) -> float:
