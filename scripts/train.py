@@ -87,6 +87,8 @@ def run(args: argparse.Namespace) -> tuple[float | None, int | None]:
         output_dir=output_dir, world_size=args.world_size, dist_bn=args.dist_bn, primary=primary,
         channels_last=args.channels_last, mixup_fn=mixup_fn, grad_accum_steps=args.grad_accum_steps,
         clip_grad=args.clip_grad, clip_mode=args.clip_mode, log_interval=args.log_interval, progress=args.progress)
+    if args.distributed:
+        torch.distributed.barrier()  # the primary process is still writing; older releases hang if a peer is gone then
     if best_metric is not None:
         _logger.info(f'Best {args.eval_metric} {best_metric:.2f} in epoch {best_epoch}; checkpoints in {output_dir}')
     return best_metric, best_epoch

@@ -41,6 +41,7 @@ def work(rank: int, job: str, argument: str, folder: str, port: int) -> None:
     result = globals()[job](argument)
     if rank == 0:
         Path(folder, 'result.json').write_text(json.dumps(result))
+    torch.distributed.barrier()  # older releases hang if a peer is gone before
     torch.distributed.destroy_process_group()
 
 
