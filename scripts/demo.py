@@ -52,7 +52,7 @@ def draw_predictions(model: torch.nn.Module, dataset: SyntheticShapes, indices: 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Run the demo; returns the metrics on held-out images in percent."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--epochs', type=int, default=8)
+    parser.add_argument('--epochs', type=int, default=7)
     parser.add_argument('--train-images', type=int, default=512)
     parser.add_argument('--held-out-images', type=int, default=64)
     parser.add_argument('--image-size', type=int, default=128)
