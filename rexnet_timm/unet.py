@@ -10,6 +10,7 @@ Deeply-Supervised Nets, https://arxiv.org/abs/1409.5185, and UNet++, https://arx
 * every decoder stage has a head of its own, can be asked for alone, and can be the last one
 """
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -357,10 +358,8 @@ smp.MODEL_ARCHITECTURES_MAPPING['multiscaleunet'] = MultiScaleUnet
 
 def unet_name(backbone: str) -> str:
     """Name of the U-Net on a backbone: 'rexnetv1_1_0' -> 'rexnetv1_unet_1_0', 'rexnetv1' -> 'rexnetv1_unet'."""
-    family, *width = backbone.split('_', 1) if 'lite' not in backbone else backbone.split('_lite_')
-    if 'lite' in backbone:
-        family += '_lite'
-    return '_'.join([family, 'unet', *width])
+    family, width = re.fullmatch(r'([a-z0-9]+(?:_lite)?)(.*)', backbone).groups()
+    return f'{family}_unet{width}'
 
 
 def _encoder_filter_fn(state_dict: dict[str, Any], model: MultiScaleUnet) -> dict[str, Any]:

@@ -176,12 +176,6 @@ def test_every_argument_is_explained_or_timms():
         assert name in help_text
 
 
-def break_mask(folder: Path, change) -> None:
-    path = folder / 'trainannot' / '3.png'
-    labels = np.array(Image.open(path))
-    change(labels, path)
-
-
 @pytest.mark.parametrize('args, change, message', [
     (['--model', 'rexnetv1_unet_1_O'], None, "got 'rexnetv1_unet_1_O'. Did you mean rexnetv1_unet_1_"),
     (['--encoder-name', 'rexnetv2'], None, "encoder name 'rexnetv2'. Did you mean rexnetv1"),
