@@ -1,23 +1,26 @@
 """ Decoders of the multi-scale U-Net
 
-From the features of any encoder of segmentation_models_pytorch (SMP) to those of every scale, coarsest first. What
-differs from the decoder of SMP's U-Net:
+From the features of any encoder of segmentation_models_pytorch (SMP) to those of every scale, coarsest first. There are
+two: that of `smp.Unet` itself (`ConcatDecoder`), and a light one (`AdditiveDecoder`), in which
 * skips are added instead of concatenated, and refined by depthwise-separable convolutions (MobileNets,
   https://arxiv.org/abs/1704.04861), so that the decoder costs a fraction of the encoder instead of a multiple
 * nothing is computed at full resolution but the logits, enlarged from half resolution
-* the features of every stage come out, and the stages finer than asked for are not run
+
+In both, the features of every stage come out, and the stages finer than asked for are not run.
 """
 from collections.abc import Sequence
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from segmentation_models_pytorch.base import SegmentationHead
+from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from timm.layers import BatchNormAct2d, SeparableConvNormAct, create_act_layer
 
-__all__ = ['DECODER_CHANNELS', 'FullSizeHead', 'UnetDecoder', 'resize', 'scale_size']
+__all__ = ['DECODER_CHANNELS', 'AdditiveDecoder', 'ConcatDecoder', 'create_decoder', 'resize', 'scale_size']
 
-# Widths of the decoder's stages, from 1/16 of the input's size to 1/2.
-DECODER_CHANNELS = (128, 96, 64, 32)
+# Widths of the stages, coarsest first: of ours from 1/16 of the input's size to 1/2, of SMP's to the input's size.
+DECODER_CHANNELS = {'additive': (128, 96, 64, 32), 'unet': (256, 128, 64, 32, 16)}
 
 
 def scale_size(size: Sequence[int], scale: int) -> tuple[int, int]:
@@ -75,11 +78,55 @@ class FullSizeHead(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, in_chs, h, w) -> (N, num_classes, 2 * h, 2 * w)."""
-        return F.interpolate(self.conv(x), scale_factor=2., mode='bilinear', align_corners=False)
+        # NCHW from here on: enlarging a number of channels that is no multiple of 8, and the softmax over them, is
+        # slower in NHWC, and in half the size the copy costs next to nothing
+        logits = self.conv(x).contiguous()
+        return F.interpolate(logits, scale_factor=2., mode='bilinear', align_corners=False)
 
 
-class UnetDecoder(nn.Module):
-    """Additive U-Net decoder.
+class _ScaleDecoder(nn.Module):
+    """What the decoders share: one stage a scale, run from the coarsest to the finest that is asked for."""
+    finest_stage: int  # scale of the last stage; finer logits are enlarged from its features
+    channels: dict[int, int]  # of the features of each scale
+
+    def start(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """What the first stage takes, from the encoder's features."""
+        return features[-1]
+
+    def step(self, x: torch.Tensor, features: list[torch.Tensor], scale: int, size: tuple[int, int]) -> torch.Tensor:
+        """Run the stage of `scale` on the output `x` of the one before it."""
+        raise NotImplementedError
+
+    def cut(self, finest: int) -> None:
+        """Remove the stages finer than scale `finest`."""
+        raise NotImplementedError
+
+    def scales_to(self, finest: int) -> range:
+        """The scales of the stages down to `finest`, in the order in which they run."""
+        return range(max(self.channels), max(finest, self.finest_stage) - 1, -1)
+
+    def forward(self, features: list[torch.Tensor], size: tuple[int, int], finest: int = 0) -> dict[int, torch.Tensor]:
+        """Run the stages down to scale `finest`, or to the finest there is.
+
+        Args:
+            features: The encoder's features, index s of shape (N, C_s, ~H/2**s, ~W/2**s).
+            size: Height and width of the network's input.
+            finest: Scale of the last stage to run.
+
+        Returns:
+            {scale: (N, channels of the scale, ceil(H/2**scale), ceil(W/2**scale))}; the unet decoder keeps the size of
+            the encoder's features where that is another.
+        """
+        x = self.start(features)
+        outputs: dict[int, torch.Tensor] = {}
+        for scale in self.scales_to(finest):
+            x = self.step(x, features, scale, size)
+            outputs[scale] = x
+        return outputs
+
+
+class AdditiveDecoder(_ScaleDecoder):
+    """The light decoder of this package.
 
     Args:
         encoder_channels: Channels of the encoder's features, index s at 1/2**s of the input's size.
@@ -87,6 +134,7 @@ class UnetDecoder(nn.Module):
         act_layer: Activation, by timm's name.
         interpolation: How coarse features are enlarged, 'nearest' or 'bilinear'.
     """
+    finest_stage = 1
 
     def __init__(
             self,
@@ -97,31 +145,102 @@ class UnetDecoder(nn.Module):
     ):
         super().__init__()
         coarsest = len(encoder_channels) - 2  # the last feature is the decoder's input
+        self.channels = dict(zip(range(coarsest, 0, -1), decoder_channels, strict=True))
         in_chs = encoder_channels[-1]
         # keyed by scale, so that a stage keeps its name in the state dict when finer ones are cut off
         self.stages = nn.ModuleDict()
-        for scale, out_chs in zip(range(coarsest, 0, -1), decoder_channels, strict=True):
+        for scale, out_chs in self.channels.items():
             # a wide kernel costs little where the features are small
             self.stages[str(scale)] = DecoderBlock(
                 in_chs, encoder_channels[scale], out_chs, 5 if scale > 1 else 3, act_layer, interpolation)
             in_chs = out_chs
 
-    def forward(self, features: list[torch.Tensor], size: tuple[int, int], finest: int = 1) -> dict[int, torch.Tensor]:
-        """Run the stages down to scale `finest`.
+    def step(self, x: torch.Tensor, features: list[torch.Tensor], scale: int, size: tuple[int, int]) -> torch.Tensor:
+        return self.stages[str(scale)](x, features[scale], scale_size(size, scale))
 
-        Args:
-            features: The encoder's features, index s of shape (N, C_s, ~H/2**s, ~W/2**s).
-            size: Height and width of the network's input.
-            finest: Scale of the last stage to run, at least 1.
+    def cut(self, finest: int) -> None:
+        for name in [name for name in self.stages if int(name) < finest]:
+            del self.stages[name]
 
-        Returns:
-            {scale: (N, decoder_channels of the scale, ceil(H/2**scale), ceil(W/2**scale))}
-        """
-        x = features[-1]
-        outputs: dict[int, torch.Tensor] = {}
-        for name, stage in self.stages.items():
-            scale = int(name)
-            if scale >= finest:
-                x = stage(x, features[scale], scale_size(size, scale))
-                outputs[scale] = x
-        return outputs
+    def create_head(self, scale: int, num_classes: int) -> nn.Module:
+        """A module from the features of `scale` to its logits; scale 0 has those of scale 1."""
+        if scale == 0:
+            return FullSizeHead(self.channels[1], num_classes)
+        return nn.Conv2d(self.channels[scale], num_classes, 1)
+
+
+class ConcatDecoder(_ScaleDecoder):
+    """The decoder of `smp.Unet`, with its parameters under their names, and the features of every stage.
+
+    Args:
+        encoder_channels: Channels of the encoder's features, index s at 1/2**s of the input's size.
+        decoder_channels: Channels of the stages, coarsest first; the last one is at the input's size.
+        interpolation: How coarse features are enlarged, 'nearest' or 'bilinear'.
+        add_center_block: Whether two convolutions stand before the first stage, as SMP has it for VGG.
+    """
+    finest_stage = 0
+
+    def __init__(
+            self,
+            encoder_channels: Sequence[int],
+            decoder_channels: Sequence[int],
+            interpolation: str = 'nearest',
+            add_center_block: bool = False,
+    ):
+        super().__init__()
+        depth = len(encoder_channels) - 1
+        self.channels = dict(zip(range(depth - 1, -1, -1), decoder_channels, strict=True))
+        decoder = UnetDecoder(
+            encoder_channels, decoder_channels, n_blocks=depth, add_center_block=add_center_block,
+            interpolation_mode=interpolation)
+        self.center = decoder.center
+        self.blocks = decoder.blocks  # coarsest first, so that cutting finer ones off renames nothing
+
+    def start(self, features: list[torch.Tensor]) -> torch.Tensor:
+        return self.center(features[-1])
+
+    def step(self, x: torch.Tensor, features: list[torch.Tensor], scale: int, size: tuple[int, int]) -> torch.Tensor:
+        # The features' own size, as SMP has it: some encoders round down. Scale 0 is the image, which SMP does not use.
+        height, width = features[scale].shape[-2:]
+        return self.blocks[max(self.channels) - scale](x, height, width, features[scale] if scale > 0 else None)
+
+    def cut(self, finest: int) -> None:
+        self.blocks = self.blocks[:max(self.channels) - finest + 1]
+
+    def create_head(self, scale: int, num_classes: int) -> nn.Module:
+        """A module from the features of `scale` to its logits; that of scale 0 is the head of `smp.Unet`."""
+        if scale == 0:
+            return SegmentationHead(self.channels[0], num_classes, kernel_size=3)
+        return nn.Conv2d(self.channels[scale], num_classes, 1)
+
+
+def create_decoder(
+        decoder_type: str,
+        encoder_channels: Sequence[int],
+        decoder_channels: Sequence[int] | None = None,
+        act_layer: str = 'relu',
+        interpolation: str = 'nearest',
+        add_center_block: bool = False,
+) -> AdditiveDecoder | ConcatDecoder:
+    """A decoder by its name, 'additive' or 'unet'; `decoder_channels` None takes the last ones of its default.
+
+    Raises:
+        ValueError: Another name, a wrong number of channels, or an argument that the decoder does not have.
+    """
+    if decoder_type not in DECODER_CHANNELS:
+        raise ValueError(f"decoder_type must be 'additive' or 'unet', got {decoder_type!r}.")
+    if interpolation not in ('nearest', 'bilinear'):
+        raise ValueError(f"decoder_interpolation must be 'nearest' or 'bilinear', got {interpolation!r}.")
+    depth = len(encoder_channels) - 1
+    number, rule = (depth - 1, 'encoder_depth - 1') if decoder_type == 'additive' else (depth, 'encoder_depth')
+    if decoder_channels is None:
+        decoder_channels = DECODER_CHANNELS[decoder_type][-number:]
+    if len(decoder_channels) != number:
+        raise ValueError(
+            f'decoder_channels of the {decoder_type} decoder needs {rule} = {number} entries, coarsest first, '
+            f'got {len(decoder_channels)}: {tuple(decoder_channels)}.')
+    if decoder_type == 'additive':
+        return AdditiveDecoder(encoder_channels, decoder_channels, act_layer, interpolation)
+    if act_layer != 'relu':
+        raise ValueError(f"decoder_act_layer of the unet decoder is always 'relu', got {act_layer!r}: leave it out.")
+    return ConcatDecoder(encoder_channels, decoder_channels, interpolation, add_center_block)

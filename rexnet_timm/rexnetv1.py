@@ -9,6 +9,7 @@ What differs from timm's RexNet:
   agree for every published width. Rounded channels (`ch_div > 1`) follow timm.
 * state dicts in NAVER's own layout load as well as timm's, and others are refused with what they lack.
 * the lite form, which timm does not have.
+* in training the SiLUs do not work in place, which saves a copy of their input.
 
 ReXNet normalises inside its squeeze-excitation over 1x1 maps: training needs at least two images per process.
 """
@@ -151,6 +152,16 @@ class ReXNetV1(RexNet):
             self.head_hidden_size = self.head.num_features
             _init_weights(self.features[-1])
             _init_weights(self.head)
+
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> 'ReXNetV1':
+        """As torch's; the SiLUs work in place only in evaluation, as autograd would copy their input in training."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.SiLU):
+                module.inplace = not mode
+        return self
 
     def final_chs(self, width_mult: float, ch_div: int) -> int:
         """Channels of the final 1x1 conv."""

@@ -22,7 +22,7 @@ from segmentation_models_pytorch.base.modules import Activation
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from . import rexnetv1
-from .decoder import DECODER_CHANNELS, FullSizeHead, UnetDecoder, resize, scale_size
+from .decoder import AdditiveDecoder, create_decoder, resize, scale_size
 from .encoder import create_encoder
 
 _logger = logging.getLogger(__name__)
@@ -42,9 +42,11 @@ class MultiScaleUnet(SegmentationModel):
         encoder_name: Any SMP encoder name: ours ('rexnetv1', 'rexnetv1_1_3', ...), SMP's own, and timm's as 'tu-NAME'.
         encoder_depth: Number of halvings in the encoder, 3 to 5.
         encoder_weights: Name of the encoder's published weights, or None for a random start.
-        decoder_channels: Channels of the decoder's stages, coarsest first, `encoder_depth - 1` of them.
-            None takes the last ones of (128, 96, 64, 32).
-        decoder_act_layer: Activation of the decoder, by timm's name.
+        decoder_type: 'additive', the light decoder, or 'unet', that of `smp.Unet`, whose checkpoints load: encoder,
+            decoder and finest head, and only the heads of the other scales start fresh.
+        decoder_channels: Channels of the decoder's stages, coarsest first: `encoder_depth - 1` for 'additive', None
+            takes the last ones of (128, 96, 64, 32); `encoder_depth` for 'unet', (256, 128, 64, 32, 16).
+        decoder_act_layer: Activation of the additive decoder, by timm's name.
         decoder_interpolation: How features are enlarged in the decoder, 'nearest' or 'bilinear'.
         in_channels: Channels of the input.
         classes: Channels of the logits.
@@ -66,6 +68,7 @@ class MultiScaleUnet(SegmentationModel):
             encoder_name: str = 'rexnetv1',
             encoder_depth: int = 5,
             encoder_weights: str | None = None,
+            decoder_type: str = 'additive',
             decoder_channels: Sequence[int] | None = None,
             decoder_act_layer: str = 'relu',
             decoder_interpolation: str = 'nearest',
@@ -80,31 +83,22 @@ class MultiScaleUnet(SegmentationModel):
             raise ValueError(f'encoder_depth must be 3, 4 or 5, got {encoder_depth!r}.')
         if classes < 1:
             raise ValueError(f'classes must be at least 1, got {classes!r}.')
-        if decoder_interpolation not in ('nearest', 'bilinear'):
-            raise ValueError(f"decoder_interpolation must be 'nearest' or 'bilinear', got {decoder_interpolation!r}.")
         self.scales = _check_scales(scales, encoder_depth)
-        if decoder_channels is None:
-            decoder_channels = DECODER_CHANNELS[-(encoder_depth - 1):]
-        if len(decoder_channels) != encoder_depth - 1:
-            raise ValueError(
-                f'decoder_channels needs encoder_depth - 1 = {encoder_depth - 1} entries, coarsest first, '
-                f'got {len(decoder_channels)}: {tuple(decoder_channels)}.')
 
         self.encoder = create_encoder(
             encoder_name, in_channels=in_channels, depth=encoder_depth, weights=encoder_weights, **kwargs)
-        self.decoder = UnetDecoder(
-            self.encoder.out_channels, decoder_channels, act_layer=decoder_act_layer,
-            interpolation=decoder_interpolation)
-        channels = dict(zip(range(encoder_depth - 1, 0, -1), decoder_channels, strict=True))
+        self.decoder = create_decoder(
+            decoder_type, self.encoder.out_channels, decoder_channels, decoder_act_layer, decoder_interpolation,
+            add_center_block=encoder_name.startswith('vgg'))
         self.heads = nn.ModuleDict({
-            str(scale): nn.Conv2d(channels[scale], classes, 1) for scale in self.scales if scale > 0
+            str(scale): self.decoder.create_head(scale, classes)
+            for scale in sorted(self.scales, key=lambda scale: scale == 0)
         })
-        if 0 in self.scales:
-            self.heads['0'] = FullSizeHead(channels[1], classes)
         self.activation = Activation(activation)
         self.num_classes = classes  # timm's name for it
         self.name = f'multiscale-u-{encoder_name}'
-        self._cut_decoder(self.scales[0])
+        # a stage that feeds no head would leave parameters without a gradient, which breaks distributed training
+        self.decoder.cut(self.scales[0])
         self.initialize()
 
     def initialize(self) -> None:
@@ -140,6 +134,12 @@ class MultiScaleUnet(SegmentationModel):
         Raises:
             ValueError: A scale without a head, or an input smaller than 32 x 32.
         """
+        size, scales = self._check_request(x, scales)
+        decoded = self.decoder(self.encoder(x), size, scales[0])
+        return {scale: self._logits(scale, decoded, size) for scale in scales}
+
+    def _check_request(self, x: torch.Tensor, scales: Sequence[int] | None) -> tuple[tuple[int, int], tuple[int, ...]]:
+        """The size of the input and the scales that are asked for, finest first."""
         scales = self.scales if scales is None else tuple(sorted(set(scales)))
         missing = [scale for scale in scales if scale not in self.scales]
         if missing or not scales:
@@ -147,16 +147,68 @@ class MultiScaleUnet(SegmentationModel):
         size = (x.shape[-2], x.shape[-1])
         if not torch.jit.is_tracing() and not torch.compiler.is_compiling() and min(size) < 32:
             raise ValueError(f'The input must be at least 32 x 32, got {size[0]} x {size[1]}: enlarge or pad it.')
+        return size, scales
 
+    def forward_confident(
+            self,
+            x: torch.Tensor,
+            threshold: float,
+            scales: Sequence[int] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of every image from the coarsest scale that is sure enough of it; finer stages are not run for it.
+
+        Sure is a scale whose confidence, the probability of the likeliest class as a mean over the pixels, is at least
+        `threshold`. The finest scale is taken where none is. In evaluation mode; each image goes its own way.
+
+        Args:
+            x: (N, in_channels, H, W) float, H and W at least 32.
+            threshold: From 0, which takes the coarsest scale for every image, to 1.
+            scales: Scales to ask, each one of the model's own. None: all of them.
+
+        Returns:
+            (N, classes, H, W) logits, enlarged to the input's size, and (N,) int64, the scale that they are from.
+
+        Raises:
+            ValueError: A scale without a head, a threshold out of range, an input smaller than 32 x 32, or an
+                activation over the logits.
+        """
+        if not 0 <= threshold <= 1:
+            raise ValueError(f'threshold must be from 0 to 1, the mean probability to be reached, got {threshold}.')
+        if not isinstance(self.activation.activation, nn.Identity):
+            raise ValueError('Confidence is computed from logits: build the model without an activation.')
+        size, scales = self._check_request(x, scales)
         features = self.encoder(x)
-        decoded = self.decoder(features, size, max(1, scales[0]))
-        return {scale: self._logits(scale, decoded, size) for scale in scales}
+        logits, used = [], []
+        for index in range(x.shape[0]):
+            image_logits, scale = self._first_confident([f[index:index + 1] for f in features], size, threshold, scales)
+            logits.append(resize(image_logits, size, 'bilinear'))
+            used.append(scale)
+        return torch.cat(logits), torch.tensor(used, device=x.device)
+
+    def _first_confident(
+            self,
+            features: list[torch.Tensor],
+            size: tuple[int, int],
+            threshold: float,
+            scales: tuple[int, ...],
+    ) -> tuple[torch.Tensor, int]:
+        decoded, x = {}, self.decoder.start(features)
+        steps = iter(self.decoder.scales_to(scales[0]))
+        for scale in reversed(scales):
+            stage = max(scale, self.decoder.finest_stage)
+            while stage not in decoded:
+                step = next(steps)
+                decoded[step] = x = self.decoder.step(x, features, step, size)
+            logits = self._logits(scale, decoded, size)
+            if scale == scales[0] or _confidence(logits) >= threshold:
+                break
+        return logits, scale
 
     def _logits(self, scale: int, decoded: dict[int, torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
-        # Scale 0 has no stage of its own: its head enlarges the features of scale 1, to an even size.
-        logits = self.heads[str(scale)](decoded[max(1, scale)])
+        # Where scale 0 has no stage of its own, its head enlarges the features of scale 1, to an even size.
+        logits = self.heads[str(scale)](decoded[max(scale, self.decoder.finest_stage)])
         height, width = scale_size(size, scale)
-        return self.activation(logits[..., :height, :width])
+        return self.activation(resize(logits[..., :height, :width], (height, width), 'bilinear'))
 
     def prune_to_scale(self, scale: int) -> 'MultiScaleUnet':
         """Cut everything finer than `scale`, in place: evaluation returns its logits, enlarged to the input's size.
@@ -190,13 +242,8 @@ class MultiScaleUnet(SegmentationModel):
         for scale in set(self.scales) - set(scales):
             del self.heads[str(scale)]
         self.scales = scales
-        self._cut_decoder(scales[0])
+        self.decoder.cut(scales[0])
         self.config['scales'] = list(scales)  # what `save_pretrained` writes and `from_pretrained` builds
-
-    def _cut_decoder(self, finest: int) -> None:
-        # A stage that feeds no head would leave parameters without a gradient, which breaks distributed training.
-        for name in [name for name in self.decoder.stages if int(name) < finest]:
-            del self.decoder.stages[name]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the encoder's activations in the backward pass instead of storing them.
@@ -211,11 +258,21 @@ class MultiScaleUnet(SegmentationModel):
         raise ValueError(f'The encoder of {self.name} has no gradient checkpointing: leave it off.')
 
     def load_state_dict(self, state_dict: Mapping[str, Any], **kwargs: Any) -> Any:
-        """Load a checkpoint trained with any scales.
+        """Load a checkpoint trained with any scales, or, with the unet decoder, one of `smp.Unet`.
 
         Heads that this model does not have are left out. Heads that the checkpoint does not have keep their values,
         with a warning, but for the finest one, which makes the output.
+
+        Raises:
+            ValueError: A checkpoint of an SMP model for a model with the additive decoder.
+            RuntimeError: Other missing or unexpected entries, as torch's.
         """
+        if any(key.startswith('segmentation_head.') for key in state_dict):
+            if isinstance(self.decoder, AdditiveDecoder):
+                raise ValueError(
+                    "The checkpoint has a segmentation_head, as SMP's models have, and this decoder is the additive "
+                    "one: build the model with decoder_type='unet' to load the weights of smp.Unet.")
+            state_dict = {key.replace('segmentation_head.', 'heads.0.', 1): value for key, value in state_dict.items()}
         state_dict = {
             key: value for key, value in state_dict.items()
             if not key.startswith('heads.') or key.split('.')[1] in self.heads
@@ -228,6 +285,13 @@ class MultiScaleUnet(SegmentationModel):
             fresh = sorted({int(key.split('.')[1]) for key in auxiliary})
             _logger.warning('The checkpoint has no heads for scales %s: they keep their present weights.', fresh)
         return super().load_state_dict({**state_dict, **auxiliary}, **kwargs)
+
+
+def _confidence(logits: torch.Tensor) -> torch.Tensor:
+    """Mean over the pixels of the probability of the likeliest class; one channel is a binary mask."""
+    if logits.shape[1] == 1:
+        return logits.abs().sigmoid().mean()
+    return logits.softmax(1).amax(1).mean()
 
 
 def _check_scales(scales: Sequence[int], encoder_depth: int) -> tuple[int, ...]:

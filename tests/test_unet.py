@@ -57,12 +57,16 @@ def test_scale_0_is_the_evaluation_output():
         assert torch.equal(model(x), model.forward_scales(x)[0])
 
 
+def record_stages(model: rexnet_timm.MultiScaleUnet, ran: list[int]) -> None:
+    for name, stage in model.decoder.stages.items():
+        stage.register_forward_hook(lambda *_, name=name: ran.append(int(name)))
+
+
 def test_scales_on_demand_equal_the_full_forward_and_run_no_finer_stage():
     model = with_statistics(build())
     x = torch.randn(1, 3, 50, 70)
     ran = []
-    for name, stage in model.decoder.stages.items():
-        stage.register_forward_hook(lambda *_, name=name: ran.append(int(name)))
+    record_stages(model, ran)
     with torch.no_grad():
         full = model.forward_scales(x)
         assert list(full) == list(SCALES)
@@ -80,8 +84,9 @@ def test_forward_scales_works_in_training_mode():
 
 
 @pytest.mark.parametrize('scale', SCALES)
-def test_prune_to_scale_keeps_the_logits_and_drops_the_rest(scale):
-    model = with_statistics(build())
+@pytest.mark.parametrize('decoder_type', ['additive', 'unet'])
+def test_prune_to_scale_keeps_the_logits_and_drops_the_rest(scale, decoder_type):
+    model = with_statistics(build(decoder_type=decoder_type))
     x = torch.randn(1, 3, 50, 70)
     pruned = copy.deepcopy(model).prune_to_scale(scale)
     with torch.no_grad():
@@ -118,8 +123,9 @@ CHANGES = {
 
 @pytest.mark.parametrize('scales', [SCALES, (1, 3), (3,)])
 @pytest.mark.parametrize('change', CHANGES)
-def test_no_parameter_is_left_without_a_gradient(scales, change):
-    model = CHANGES[change](build(scales=scales)).train()
+@pytest.mark.parametrize('decoder_type', ['additive', 'unet'])
+def test_no_parameter_is_left_without_a_gradient(scales, change, decoder_type):
+    model = CHANGES[change](build(scales=scales, decoder_type=decoder_type)).train()
     outputs = model(torch.randn(2, 3, 64, 64))
     sum(output.mean() for output in (outputs if isinstance(outputs, list) else [outputs])).backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
@@ -145,6 +151,109 @@ def test_a_checkpoint_without_the_finest_head_is_refused():
     state_dict = {key: value for key, value in build().state_dict().items() if not key.startswith('heads.0')}
     with pytest.raises(RuntimeError, match='heads.0.conv.weight'):
         build().load_state_dict(state_dict)
+
+
+@pytest.mark.parametrize('encoder_name', ['rexnetv1_test', 'resnet18', 'vgg11', 'tu-convnext_atto'])
+def test_a_checkpoint_of_smp_unet_loads_into_the_unet_decoder(encoder_name, caplog):
+    torch.manual_seed(1)
+    peer = with_statistics(smp.Unet(encoder_name, encoder_weights=None, classes=3))
+    model = build(encoder_name=encoder_name, decoder_type='unet').eval()
+    model.load_state_dict(peer.state_dict())
+    assert 'no heads for scales [1, 2, 3, 4]' in caplog.text
+    for size in [(64, 64), (50, 70)]:
+        x = torch.randn(1, 3, *size)
+        with torch.no_grad():
+            assert torch.equal(model(x), peer(x))
+            assert [tuple(o.shape[-2:]) for o in model.forward_scales(x).values()] == sizes(*size)
+
+
+def test_a_checkpoint_of_smp_does_not_load_into_the_additive_decoder():
+    peer = smp.Unet(ENCODER, encoder_weights=None, classes=3)
+    with pytest.raises(ValueError, match="has a segmentation_head.*decoder_type='unet'"):
+        build().load_state_dict(peer.state_dict())
+
+
+def confidence(logits: torch.Tensor) -> float:
+    return float(logits.softmax(1).max(1).values.mean())
+
+
+def test_confident_images_stop_at_a_coarser_scale():
+    model = with_statistics(build())
+    ran = []
+    record_stages(model, ran)
+    x = torch.randn(3, 3, 50, 70) * torch.tensor([0.2, 1., 5.]).view(3, 1, 1, 1)
+    with torch.no_grad():
+        full = model.forward_scales(x)
+        coarsest = [confidence(full[4][index:index + 1]) for index in range(3)]
+        threshold = sorted(coarsest)[1]  # two of the three images reach it at once
+        ran.clear()
+        logits, used = model.forward_confident(x, threshold - 1e-6)
+    assert logits.shape == (3, 3, 50, 70)
+    assert (used == 4).tolist() == [value >= threshold for value in coarsest]
+    last = int(used.min())
+    # one image alone went on, and no further than it had to
+    assert sorted(ran) == sorted([4, 4, 4, *range(3, max(last, 1) - 1, -1)])
+    for index, scale in enumerate(used.tolist()):
+        expected = torch.nn.functional.interpolate(full[scale][index:index + 1], size=(50, 70), mode='bilinear')
+        torch.testing.assert_close(logits[index:index + 1], expected)
+
+
+@pytest.mark.parametrize('threshold, scales, expected', [
+    (0., None, 4), (1., None, 0), (0., (0, 2), 2), (1., (1, 3), 1),
+])
+def test_confidence_thresholds_at_the_ends(threshold, scales, expected):
+    model = with_statistics(build())
+    with torch.no_grad():
+        logits, used = model.forward_confident(torch.randn(2, 3, 64, 64), threshold, scales)
+    assert used.tolist() == [expected, expected]
+    assert logits.shape == (2, 3, 64, 64)
+
+
+def test_binary_confidence_is_that_of_the_likelier_side():
+    model = with_statistics(build(classes=1))
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        probability = model.forward_scales(x, [4])[4].sigmoid()
+        reached = float(torch.maximum(probability, 1 - probability).mean())
+        assert model.forward_confident(x, reached - 1e-4)[1].tolist() == [4]
+        assert model.forward_confident(x, reached + 1e-4)[1].tolist() != [4]
+
+
+@pytest.mark.parametrize('decoder_type', ['additive', 'unet'])
+@pytest.mark.parametrize('training', [True, False])
+def test_compiles_without_a_graph_break(decoder_type, training):
+    torch.compiler.reset()
+    model = with_statistics(build(decoder_type=decoder_type)).train(training)
+    compiled = torch.compile(copy.deepcopy(model), backend='aot_eager', fullgraph=True)
+    x = torch.randn(2, 3, 64, 64)
+    expected, outputs = model(x), compiled(x)
+    if training:
+        assert len(outputs) == len(SCALES)
+        sum(output.mean() for output in outputs).backward()
+    else:
+        expected, outputs = [expected], [outputs]
+    for output, eager in zip(outputs, expected, strict=True):
+        torch.testing.assert_close(output, eager, rtol=1e-4, atol=1e-4)
+
+
+def test_mixed_precision_and_channels_last_train():
+    model = build().train().to(memory_format=torch.channels_last)
+    x = torch.randn(2, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    with torch.autocast('cpu', torch.bfloat16):
+        outputs = model(x)
+        loss = rexnet_timm.MultiScaleLoss(torch.nn.CrossEntropyLoss())(outputs, torch.randint(3, (2, 64, 64)))
+    loss.backward()
+    assert {output.dtype for output in outputs} == {torch.bfloat16}
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_channels_last_changes_no_value():
+    model = with_statistics(build())
+    x = torch.randn(2, 3, 50, 70)
+    with torch.no_grad():
+        expected = model(x)
+        model.to(memory_format=torch.channels_last)
+        torch.testing.assert_close(model(x.contiguous(memory_format=torch.channels_last)), expected)
 
 
 @pytest.mark.parametrize('encoder_name', ['resnet18', 'mit_b0', 'tu-vgg11_bn', 'tu-convnext_atto', 'mobilenet_v2'])
@@ -256,6 +365,9 @@ def test_features_only_is_refused():
     (dict(encoder_depth=6), r'encoder_depth must be 3, 4 or 5, got 6'),
     (dict(classes=0), r'classes must be at least 1, got 0'),
     (dict(decoder_channels=(64, 32)), r'encoder_depth - 1 = 4 entries, coarsest first, got 2'),
+    (dict(decoder_type='unet', decoder_channels=(64, 32)), r'encoder_depth = 5 entries, coarsest first, got 2'),
+    (dict(decoder_type='fpn'), r"decoder_type must be 'additive' or 'unet', got 'fpn'"),
+    (dict(decoder_type='unet', decoder_act_layer='gelu'), r"always 'relu', got 'gelu'"),
     (dict(decoder_interpolation='cubic'), r"'nearest' or 'bilinear', got 'cubic'"),
     (dict(encoder_name='rexnetv1_1_O'), r"Unknown encoder name 'rexnetv1_1_O'.*rexnetv1_1_0"),
     (dict(encoder_name='resnet18', width_mult=1.3), r"'resnet18' takes no further arguments, got width_mult"),
@@ -271,5 +383,9 @@ def test_wrong_calls_are_refused():
         model.forward_scales(torch.randn(1, 3, 64, 64), [1])
     with pytest.raises(ValueError, match=r'one of \(0, 2\), the scales with a head, got 1'):
         model.prune_to_scale(1)
+    with pytest.raises(ValueError, match=r'threshold must be from 0 to 1, .* got 1.5'):
+        model.forward_confident(torch.randn(1, 3, 64, 64), 1.5)
+    with pytest.raises(ValueError, match='build the model without an activation'):
+        build(activation='sigmoid').forward_confident(torch.randn(1, 3, 64, 64), 0.5)
     with pytest.raises(ValueError, match='at least 32 x 32, got 31 x 64'):
         model(torch.randn(1, 3, 31, 64))
