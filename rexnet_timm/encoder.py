@@ -10,6 +10,7 @@ What differs from SMP's own encoders:
   channels by 4 and fails on a remainder.
 * dilation follows timm's `output_stride`: a block that gives up its stride keeps the dilation of the one before it.
 """
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,10 @@ from .layout import check_shapes, to_timm_layout
 from .names import near_names
 from .rexnetv1 import ReXNetV1, ReXNetV1Lite, default_cfgs, model_cfgs
 
-__all__ = ['ReXNetV1Encoder', 'ReXNetV1LiteEncoder', 'check_encoder_name', 'create_encoder', 'register_encoders']
+__all__ = [
+    'ReXNetV1Encoder', 'ReXNetV1LiteEncoder', 'check_encoder_name', 'create_encoder', 'fixed_input_size',
+    'register_encoders',
+]
 
 
 class ReXNetEncoderMixin:
@@ -192,7 +196,8 @@ def create_encoder(
             those of timm; other encoders take none.
 
     Returns:
-        The encoder: (N, in_channels, H, W) to a list of `depth + 1` feature maps, finest first.
+        The encoder: (N, in_channels, H, W) to a list of `depth + 1` feature maps, finest first. Parameters of SMP's
+        encoders that reach none of them are frozen, so that distributed training does not wait for their gradients.
 
     Raises:
         ValueError: For an unknown name, weights that the name has not, arguments that the encoder would not see, or
@@ -207,9 +212,21 @@ def create_encoder(
             f"Encoder '{name}' takes no further arguments, got {', '.join(kwargs)}. Leave them out, or use a name of "
             "this package or a 'tu-' one.")
     _check_weights(name, timm_name, weights)
-    if timm_name or not kwargs:
-        return smp.encoders.get_encoder(
-            name, in_channels=in_channels, depth=depth, weights=weights, output_stride=output_stride, **kwargs)
+    if timm_name:
+        try:
+            return smp.encoders.get_encoder(
+                name, in_channels=in_channels, depth=depth, weights=weights, output_stride=output_stride, **kwargs)
+        except (AttributeError, IndexError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"Encoder '{name}' cannot be built with depth={depth}, output_stride={output_stride} and the arguments "
+                f"{kwargs}; timm and SMP say: {error} An encoder needs features that halve in size from one to the "
+                'next, as convolutional networks and hierarchical transformers have.') from error
+    if not kwargs:
+        encoder = smp.encoders.get_encoder(
+            name, in_channels=in_channels, depth=depth, weights=weights, output_stride=output_stride)
+        if name not in model_cfgs:
+            _freeze_unreached(encoder, in_channels)
+        return encoder
     spec = smp.encoders.encoders[name]
     encoder = spec['encoder'](depth=depth, output_stride=output_stride, **{**spec['params'], **kwargs})
     if weights is not None:
@@ -217,6 +234,28 @@ def create_encoder(
         encoder.load_state_dict(smp.encoders.get_encoder(name, depth=depth, weights=weights).state_dict())
     encoder.set_in_channels(in_channels, pretrained=weights is not None)
     return encoder
+
+
+def fixed_input_size(name: str, img_size: int | tuple[int, int] | None = None, **kwargs: Any) -> tuple[int, int] | None:
+    """The only height and width that an encoder takes, of which most have none; takes the arguments of the encoder."""
+    timm_name = _timm_name(name)
+    cfg = timm.models.get_pretrained_cfg(timm_name) if timm_name and ':' not in timm_name else None
+    if cfg is None or not cfg.fixed_input_size:
+        return None
+    if img_size is None:
+        return tuple(cfg.input_size[1:])
+    return (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+
+
+def _freeze_unreached(encoder: nn.Module, in_channels: int) -> None:
+    # Some of SMP's encoders keep a classifier's last layers, or stages beyond their depth. No gradient reaches these,
+    # which distributed training takes for an error unless they are frozen. The meta device finds them at no cost.
+    probe = copy.deepcopy(encoder).to('meta').train()
+    features = probe(torch.zeros(2, in_channels, 64, 64, device='meta'))
+    sum(feature.sum() for feature in features[1:]).backward()
+    reached = {name for name, parameter in probe.named_parameters() if parameter.grad is not None}
+    for name, parameter in encoder.named_parameters():
+        parameter.requires_grad_(name in reached)
 
 
 def _timm_name(name: str) -> str:

@@ -23,7 +23,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 
 from . import rexnetv1
 from .decoder import AdditiveDecoder, create_decoder, resize, scale_size
-from .encoder import create_encoder
+from .encoder import create_encoder, fixed_input_size
 
 _logger = logging.getLogger(__name__)
 
@@ -87,6 +87,7 @@ class MultiScaleUnet(SegmentationModel):
 
         self.encoder = create_encoder(
             encoder_name, in_channels=in_channels, depth=encoder_depth, weights=encoder_weights, **kwargs)
+        self._fixed_size = fixed_input_size(encoder_name, **kwargs)
         self.decoder = create_decoder(
             decoder_type, self.encoder.out_channels, decoder_channels, decoder_act_layer, decoder_interpolation,
             add_center_block=encoder_name.startswith('vgg'))
@@ -145,9 +146,17 @@ class MultiScaleUnet(SegmentationModel):
         if missing or not scales:
             raise ValueError(f'scales must be some of {self.scales}, the scales with a head, got {scales}.')
         size = (x.shape[-2], x.shape[-1])
-        if not torch.jit.is_tracing() and not torch.compiler.is_compiling() and min(size) < 32:
-            raise ValueError(f'The input must be at least 32 x 32, got {size[0]} x {size[1]}: enlarge or pad it.')
+        if not torch.jit.is_tracing() and not torch.compiler.is_compiling():
+            self._check_size(size)
         return size, scales
+
+    def _check_size(self, size: tuple[int, int]) -> None:
+        if min(size) < 32:
+            raise ValueError(f'The input must be at least 32 x 32, got {size[0]} x {size[1]}: enlarge or pad it.')
+        if self._fixed_size is not None and size != self._fixed_size:
+            raise ValueError(
+                f'{self.name} takes images of {self._fixed_size[0]} x {self._fixed_size[1]} alone, got {size[0]} x '
+                f'{size[1]}: resize them, build it with img_size={size}, or take an encoder for any size.')
 
     def forward_confident(
             self,

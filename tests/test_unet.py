@@ -256,16 +256,6 @@ def test_channels_last_changes_no_value():
         torch.testing.assert_close(model(x.contiguous(memory_format=torch.channels_last)), expected)
 
 
-@pytest.mark.parametrize('encoder_name', ['resnet18', 'mit_b0', 'tu-vgg11_bn', 'tu-convnext_atto', 'mobilenet_v2'])
-def test_any_encoder(encoder_name):
-    model = build(encoder_name=encoder_name).train()
-    outputs = model(torch.randn(2, 3, 64, 64))
-    assert [tuple(output.shape[-2:]) for output in outputs] == sizes(64, 64)
-    sum(output.mean() for output in outputs).backward()
-    unused = [name for name, parameter in model.named_parameters() if parameter.grad is None]
-    assert [name for name in unused if not name.startswith('encoder.')] == []
-
-
 @pytest.mark.parametrize('depth', [3, 4, 5])
 def test_depths(depth):
     model = build(encoder_depth=depth, scales=range(depth)).train()
