@@ -169,7 +169,7 @@ def test_labels_of_any_size_survive():
 
 
 @pytest.mark.parametrize('arguments, text', [
-    ({'is_training': True}, r'Training crops to one size so that images form a batch: pass img_size'),
+    ({'is_training': True}, r'Training takes images of one size so that they form a batch: pass img_size'),
     ({'is_training': False, 'img_size': 0}, r'img_size must be one or two .* positive numbers, got \(0, 0\)'),
     ({'is_training': False, 'interpolation': 'area'}, "must be one of nearest, bilinear, bicubic, got 'area'"),
     ({'is_training': True, 'img_size': 32, 'scale': (2.0, 0.5)}, r'0 < lowest <= highest, got \(2.0, 0.5\)'),

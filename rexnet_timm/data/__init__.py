@@ -1,17 +1,20 @@
 """ Data of the dense tasks
 
-One job: the public names. Folders of images and masks, the built-in synthetic set, joint transforms, loaders.
+One job: the public names. Folders of images and masks, the built-in synthetic sets, joint transforms, loaders.
 """
 from .folder import DatasetError, SegmentationFolder, palette
 from .loader import check_batch_size, create_segmentation_loader, sample_error_message
 from .synthetic import SyntheticShapes
-from .transforms import create_segmentation_transform
+from .synthetic_depth import SyntheticDepth
+from .transforms import create_depth_transform, create_segmentation_transform
 
 __all__ = [
     'DatasetError',
     'SegmentationFolder',
+    'SyntheticDepth',
     'SyntheticShapes',
     'check_batch_size',
+    'create_depth_transform',
     'create_segmentation_loader',
     'create_segmentation_transform',
     'palette',

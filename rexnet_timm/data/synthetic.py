@@ -7,7 +7,6 @@ then outlines, thin rings and fine stripes at many sizes have to decide. Objects
 shadows; the background has a gradient, blotches, grain and lines that belong to nothing; light falls off to one side
 and the sensor adds noise.
 """
-import colorsys
 import math
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +17,7 @@ from PIL import Image, ImageDraw
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from .drawing import check_set, color_of_hue, smooth_noise
 from .folder import DEFAULT_IGNORE_LABEL
 
 _CLASS_NAMES = ('background', 'disc', 'square', 'triangle', 'ring', 'stripes')
@@ -60,16 +60,10 @@ class SyntheticShapes(Dataset):
             seed: int = 0,
             transform: Callable[[tv_tensors.Image, tv_tensors.Mask], Any] | None = None,
     ) -> None:
-        image_size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-        if length < 1:
-            raise ValueError(f'length must be at least 1, got {length}.')
-        if len(image_size) != 2 or min(image_size) < 32:
-            raise ValueError(f'image_size must be one or two (height, width) numbers of at least 32, got {image_size}.')
+        image_size = check_set(length, image_size, seed)
         if not 2 <= num_classes <= len(_CLASS_NAMES):
             raise ValueError(
                 f'num_classes must be from 2 to {len(_CLASS_NAMES)} ({", ".join(_CLASS_NAMES)}), got {num_classes}.')
-        if seed < 0:
-            raise ValueError(f'seed must be at least 0, got {seed}.')
         self.length = length
         self.image_size = image_size
         self.num_classes = num_classes
@@ -122,17 +116,8 @@ def draw_scene(rng: np.random.Generator, size: tuple[int, int], num_classes: int
     return canvas.clip(0, 255, out=canvas).astype(np.uint8), labels
 
 
-# While drawn, a picture is float32 planes (3, H, W), and a colour is an array (3, 1, 1) that broadcasts to them.
-
-
 def _color(rng: np.random.Generator) -> np.ndarray:
     return rng.uniform(25, 235, size=(3, 1, 1)).astype(np.float32)
-
-
-def _color_of_hue(rng: np.random.Generator, hue: float) -> np.ndarray:
-    """A bright colour; hues are turns of the colour circle."""
-    red, green, blue = colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.45, 1), rng.uniform(0.55, 1))
-    return np.array([red, green, blue], dtype=np.float32)[:, None, None] * np.float32(235)
 
 
 def _color_apart(rng: np.random.Generator, other: np.ndarray, distance: float = 100) -> np.ndarray:
@@ -143,12 +128,6 @@ def _color_apart(rng: np.random.Generator, other: np.ndarray, distance: float = 
     return color
 
 
-def _smooth_noise(rng: np.random.Generator, cells: int, height: int, width: int) -> np.ndarray:
-    """Noise in -1 to 1 with about `cells` blotches a side, float32 (height, width)."""
-    noise = Image.fromarray(rng.uniform(-1, 1, size=(cells, cells)).astype(np.float32))
-    return np.asarray(noise.resize((width, height), Image.Resampling.BICUBIC))
-
-
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     first = _color(rng)
     first += np.float32(0.6) * (first.mean() - first)  # muted, so that objects stand out
@@ -156,9 +135,9 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
     y, x = np.ogrid[0:1:height * 1j, 0:1:width * 1j]
     angle = rng.uniform(0, 2 * math.pi)
     blend = 0.5 + 0.5 * (math.cos(angle) * (x - 0.5) + math.sin(angle) * (y - 0.5))
-    blend = blend + rng.uniform(0.1, 0.5) * _smooth_noise(rng, int(rng.integers(3, 9)), height, width)
+    blend = blend + rng.uniform(0.1, 0.5) * smooth_noise(rng, int(rng.integers(3, 9)), height, width)
     canvas = first + blend.astype(np.float32) * (second - first)
-    canvas += np.float32(rng.uniform(3, 10)) * _smooth_noise(rng, min(height, width) // 3, height, width)
+    canvas += np.float32(rng.uniform(3, 10)) * smooth_noise(rng, min(height, width) // 3, height, width)
 
     lines = Image.new('L', (width * 2, height * 2))
     draw = ImageDraw.Draw(lines)
@@ -209,7 +188,7 @@ def _fill(rng: np.random.Generator, kind: str, side: int, base: np.ndarray) -> n
         period = rng.uniform(4.5, 8)
         amount = np.clip(2 * (np.cos(2 * math.pi / period * u) + np.cos(2 * math.pi / period * v)) - 1, 0, 1)
     elif kind == 'speckle':
-        amount = np.clip(_smooth_noise(rng, max(3, side // 2), side, side), 0, 1)
+        amount = np.clip(smooth_noise(rng, max(3, side // 2), side, side), 0, 1)
     elif kind == 'shaded':
         amount = 0.5 + 0.5 * u / side
     else:
@@ -233,7 +212,7 @@ def _draw_object(rng: np.random.Generator, canvas: np.ndarray, labels: np.ndarra
     left, top = math.floor(center_x) - side // 2, math.floor(center_y) - side // 2
     coverage = _outline(rng, shape, radius, side, (center_x - left, center_y - top))
     hue = _HUES.get(name, rng.uniform()) if rng.uniform() < 0.9 else rng.uniform()
-    texture = _fill(rng, kind, side, _color_of_hue(rng, hue + rng.normal(0, 0.05)))
+    texture = _fill(rng, kind, side, color_of_hue(rng, hue + rng.normal(0, 0.05)))
 
     shift = max(1, round(radius * 0.12))
     _blend(canvas, coverage * np.float32(0.35), np.zeros((3, side, side), dtype=np.float32), left + shift, top + shift)

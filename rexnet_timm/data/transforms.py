@@ -128,12 +128,24 @@ class ColorJitter(nn.Module):
 
 
 class ToNormalizedTensor(nn.Module):
-    """End of every chain: image float32 `(value / 255 - mean) / std` and mask int64, as plain tensors."""
+    """End of every chain: image float32 `(value / 255 - mean) / std` and mask in its dtype, as plain tensors.
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    Args:
+        mean: Mean of each channel, of values in 0 to 1.
+        std: Standard deviation of each channel, likewise.
+        mask_dtype: dtype of the mask.
+    """
+
+    def __init__(
+            self,
+            mean: Sequence[float],
+            std: Sequence[float],
+            mask_dtype: torch.dtype = torch.int64,
+    ) -> None:
         super().__init__()
         self.mean = tuple(mean)
         self.std = tuple(std)
+        self.mask_dtype = mask_dtype
 
     def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> tuple[torch.Tensor, torch.Tensor]:
         if image.shape[-3] != len(self.mean):
@@ -141,7 +153,8 @@ class ToNormalizedTensor(nn.Module):
                 f'The image must have a channel for each value of mean and std: it has {image.shape[-3]}, they have '
                 f'{len(self.mean)}; create data set and transform with the same in_chans.')
         image = F.normalize(F.to_dtype(image, torch.float32, scale=True), self.mean, self.std)
-        return image.as_subclass(torch.Tensor).contiguous(), mask.as_subclass(torch.Tensor).long().contiguous()
+        mask = mask.as_subclass(torch.Tensor).to(self.mask_dtype)
+        return image.as_subclass(torch.Tensor).contiguous(), mask.contiguous()
 
 
 def _channel_values(name: str, values: Sequence[float], in_chans: int) -> tuple[float, ...]:
@@ -151,6 +164,27 @@ def _channel_values(name: str, values: Sequence[float], in_chans: int) -> tuple[
     if len(values) == in_chans:
         return tuple(float(value) for value in values)
     return (sum(values) / len(values),) * in_chans
+
+
+def _check_transform(
+        is_training: bool,
+        img_size: int | tuple[int, int] | None,
+        interpolation: str,
+        **shares: float,
+) -> tuple[int, int] | None:
+    """Check what the transforms have in common; returns height and width."""
+    if img_size is not None:
+        img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+        if len(img_size) != 2 or min(img_size) < 1:
+            raise ValueError(f'img_size must be one or two (height, width) positive numbers, got {img_size}.')
+    elif is_training:
+        raise ValueError('Training takes images of one size so that they form a batch: pass img_size (--img-size).')
+    if interpolation not in _INTERPOLATIONS:
+        raise ValueError(f'interpolation must be one of {", ".join(_INTERPOLATIONS)}, got {interpolation!r}.')
+    for name, value in shares.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f'{name} must be from 0 to 1, got {value}.')
+    return img_size
 
 
 def create_segmentation_transform(
@@ -194,19 +228,10 @@ def create_segmentation_transform(
     Raises:
         ValueError: An argument out of range, or training without `img_size`.
     """
-    if img_size is not None:
-        img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-        if len(img_size) != 2 or min(img_size) < 1:
-            raise ValueError(f'img_size must be one or two (height, width) positive numbers, got {img_size}.')
-    elif is_training:
-        raise ValueError('Training crops to one size so that images form a batch: pass img_size (--img-size).')
-    if interpolation not in _INTERPOLATIONS:
-        raise ValueError(f'interpolation must be one of {", ".join(_INTERPOLATIONS)}, got {interpolation!r}.')
+    img_size = _check_transform(
+        is_training, img_size, interpolation, hflip=hflip, vflip=vflip, color_jitter=color_jitter)
     if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
         raise ValueError(f'scale must be two factors, 0 < lowest <= highest, got {scale}.')
-    for name, value in (('hflip', hflip), ('vflip', vflip), ('color_jitter', color_jitter)):
-        if not 0 <= value <= 1:
-            raise ValueError(f'{name} must be from 0 to 1, got {value}.')
 
     mean, std = _channel_values('mean', mean, in_chans), _channel_values('std', std, in_chans)
     steps: list[nn.Module] = []
@@ -222,3 +247,50 @@ def create_segmentation_transform(
     elif img_size is not None:
         steps.append(Resize(img_size, interpolation))
     return v2.Compose([*steps, ToNormalizedTensor(mean, std)])
+
+
+def create_depth_transform(
+        is_training: bool,
+        img_size: int | tuple[int, int] | None = None,
+        mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
+        std: Sequence[float] = IMAGENET_DEFAULT_STD,
+        hflip: float = 0.5,
+        color_jitter: float = 0.4,
+        interpolation: str = 'bilinear',
+        in_chans: int = 3,
+) -> v2.Compose:
+    """Create the transform of a depth data set.
+
+    Training: mirroring left and right, colour jitter, normalisation. Evaluation: normalisation. The image is never
+    zoomed, cropped or turned upside down: what depth an appearance means depends on the camera's field of view and on
+    which way is down. All randomness comes from torch's global generator.
+
+    Args:
+        is_training: Whether to augment.
+        img_size: Height and width in pixels to which whole images are resized, or one number for both; training needs
+            it, evaluation takes None for each image's own size.
+        mean: Mean of each channel, of values in 0 to 1, as for `create_segmentation_transform`.
+        std: Standard deviation of each channel, likewise.
+        hflip: Probability of mirroring left and right.
+        color_jitter: Strength of the change of brightness, contrast and saturation, 0 for none to 1.
+        interpolation: Of images: 'nearest', 'bilinear' or 'bicubic'. Depth is always resized by nearest neighbour, so
+            that no depth between an object and what is behind it is invented.
+        in_chans: Channels of the images.
+
+    Returns:
+        A callable that takes `tv_tensors.Image` uint8 (in_chans, H, W) and `tv_tensors.Mask` (H, W) and returns the
+        image as float32 tensor (in_chans, H, W) and the depth as float32 tensor (H, W).
+
+    Raises:
+        ValueError: An argument out of range, or training without `img_size`.
+    """
+    img_size = _check_transform(is_training, img_size, interpolation, hflip=hflip, color_jitter=color_jitter)
+    mean, std = _channel_values('mean', mean, in_chans), _channel_values('std', std, in_chans)
+    steps: list[nn.Module] = []
+    if img_size is not None:
+        steps.append(Resize(img_size, interpolation))
+    if is_training and hflip > 0:
+        steps.append(v2.RandomHorizontalFlip(hflip))
+    if is_training and color_jitter > 0:
+        steps.append(ColorJitter(color_jitter))
+    return v2.Compose([*steps, ToNormalizedTensor(mean, std, torch.float32)])
