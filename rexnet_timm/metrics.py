@@ -1,10 +1,12 @@
-""" Segmentation metrics from an exact confusion matrix, summed over ranks. """
+""" Metrics of dense tasks from exact sums, added up over ranks: a confusion matrix, and errors of depth. """
 from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 
-__all__ = ['ConfusionMatrix']
+from .depth import valid_depth
+
+__all__ = ['ConfusionMatrix', 'DepthErrors']
 
 
 class ConfusionMatrix:
@@ -101,4 +103,76 @@ class ConfusionMatrix:
             'macc': 100 * self.recall().nanmean().item(),
             'pixel_acc': 100 * self.pixel_accuracy(),
             **{f'iou_{name}': 100 * value for name, value in zip(names, iou.tolist(), strict=True)},
+        }
+
+
+class DepthErrors:
+    """Sums of the errors of depth over pixels, from which the usual metrics follow (Eigen et al., section 4.2,
+    https://arxiv.org/abs/1406.2283).
+
+    Sums are over all valid pixels of all images and ranks, and the ratios are taken once: an image counts by its valid
+    pixels. Predictions are taken as they are, not scaled to the median of the truth.
+
+    Args:
+        min_depth: True depths below it do not count.
+        max_depth: True depths above it do not count.
+        device: Device of the sums, normally that of the network's output.
+    """
+
+    _THRESHOLDS = {'delta1': 1.25, 'delta2': 1.25 ** 2, 'delta3': 1.25 ** 3}
+
+    def __init__(
+            self,
+            min_depth: float = 0.1,
+            max_depth: float = 100.,
+            device: torch.device | str | None = None,
+    ):
+        self.min_depth = min_depth
+        self.max_depth = max_depth
+        dtype = torch.float32 if torch.device(device or 'cpu').type == 'mps' else torch.float64  # which MPS has not
+        # pixels, relative errors, squared errors, pixels below each threshold
+        self.sums = torch.zeros(3 + len(self._THRESHOLDS), dtype=dtype, device=device)
+
+    @torch.no_grad()
+    def update(self, prediction: torch.Tensor, target: torch.Tensor) -> None:
+        """Count a batch.
+
+        Args:
+            prediction: Predicted depth above 0, any shape.
+            target: True depth of the same shape; 0, NaN or out of range where it does not count.
+
+        Raises:
+            ValueError: Different shapes.
+        """
+        if prediction.shape != target.shape:
+            raise ValueError(
+                f'prediction and target must have one shape, got {tuple(prediction.shape)} and {tuple(target.shape)}.')
+        prediction, target = (depth.to(self.sums.device, self.sums.dtype) for depth in (prediction, target))
+        valid = valid_depth(target, self.min_depth, self.max_depth)
+        prediction, target = prediction[valid], target[valid]
+        error, ratio = prediction - target, torch.maximum(prediction / target, target / prediction)
+        self.sums += torch.stack([
+            valid.sum(), (error.abs() / target).sum(), error.square().sum(),
+            *((ratio < threshold).sum() for threshold in self._THRESHOLDS.values())])
+
+    def reduce(self) -> 'DepthErrors':
+        """A copy with the sums added up over all ranks; every rank must call it."""
+        total = DepthErrors(self.min_depth, self.max_depth, self.sums.device)
+        total.sums = self.sums.clone()
+        dist.all_reduce(total.sums)
+        return total
+
+    def summary(self) -> dict[str, float]:
+        """The metrics; NaN where nothing was counted.
+
+        Returns:
+            {'abs_rel': mean of |error| / depth, 'rmse': root of the mean squared error in metres,
+            'delta1', 'delta2', 'delta3': share of pixels wrong by a factor of less than 1.25, 1.25**2, 1.25**3,
+            in percent}
+        """
+        number, relative, squared, *below = self.sums.cpu().double()
+        return {
+            'abs_rel': (relative / number).item(),
+            'rmse': (squared / number).sqrt().item(),
+            **{name: (100 * value / number).item() for name, value in zip(self._THRESHOLDS, below, strict=True)},
         }

@@ -322,7 +322,7 @@ def unet_name(backbone: str) -> str:
     return f'{family}_unet{width}'
 
 
-def _encoder_filter_fn(state_dict: dict[str, Any], model: MultiScaleUnet) -> dict[str, Any]:
+def encoder_filter_fn(state_dict: dict[str, Any], model: MultiScaleUnet) -> dict[str, Any]:
     """Turn a backbone's published weights into those of the U-Net's encoder; a U-Net's own pass unchanged."""
     if any(key.startswith('encoder.') for key in state_dict):
         return state_dict
@@ -339,16 +339,17 @@ def _create_unet(variant: str, encoder_name: str, pretrained: bool, **kwargs: An
         return MultiScaleUnet(encoder_name, classes=num_classes, in_channels=in_chans, **model_kwargs)
 
     return build_model_with_cfg(
-        build, variant, pretrained, pretrained_filter_fn=_encoder_filter_fn, pretrained_strict=False, **kwargs)
+        build, variant, pretrained, pretrained_filter_fn=encoder_filter_fn, pretrained_strict=False, **kwargs)
 
 
-def _cfg(backbone_cfg: Any) -> Any:
-    # The published weights are the encoder's alone; the U-Net's own classes have nothing to do with theirs.
-    return replace(backbone_cfg, num_classes=1, first_conv=f'encoder.{backbone_cfg.first_conv}', classifier=None)
+def unet_cfg(backbone_cfg: Any, prefix: str = 'encoder.') -> Any:
+    """timm's configuration of a network whose encoder, under `prefix`, takes a backbone's published weights."""
+    # The weights are the encoder's alone; the U-Net's own classes have nothing to do with theirs.
+    return replace(backbone_cfg, num_classes=1, first_conv=f'{prefix}{backbone_cfg.first_conv}', classifier=None)
 
 
 default_cfgs = generate_default_cfgs({
-    '.'.join(filter(None, (unet_name(backbone), tag))): _cfg(cfg)
+    '.'.join(filter(None, (unet_name(backbone), tag))): unet_cfg(cfg)
     for backbone, backbone_cfgs in rexnetv1.default_cfgs.items()
     for tag, cfg in backbone_cfgs.cfgs.items()
 })

@@ -9,7 +9,13 @@ import torch
 import torch.multiprocessing as multiprocessing
 
 import rexnet_timm
-from rexnet_timm.data import SyntheticShapes, create_segmentation_loader, create_segmentation_transform
+from rexnet_timm.data import (
+    SyntheticDepth,
+    SyntheticShapes,
+    create_depth_transform,
+    create_segmentation_loader,
+    create_segmentation_transform,
+)
 from rexnet_timm.engine import evaluate, train_one_epoch
 
 RANKS = 2
@@ -34,6 +40,16 @@ def create_loader(length: int, is_training: bool, distributed: bool):
     return create_segmentation_loader(dataset, 2, is_training, num_workers=0, distributed=distributed)
 
 
+def create_depth_task() -> rexnet_timm.DepthTask:
+    torch.manual_seed(0)
+    return rexnet_timm.DepthTask(rexnet_timm.ReXDepth(0.25, 0.2), verbose=False)
+
+
+def create_depth_loader(length: int, is_training: bool, distributed: bool):
+    dataset = SyntheticDepth(length, 32, transform=create_depth_transform(is_training, 32))
+    return create_segmentation_loader(dataset, 2, is_training, num_workers=0, distributed=distributed)
+
+
 def work(rank: int, job: str, argument: str, folder: str, port: int) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
@@ -55,6 +71,18 @@ def run(job: str, argument: str, folder: Path):
 
 def evaluate_shard(argument: str) -> dict[str, float]:
     return evaluate(create_task(), create_loader(int(argument), False, True), distributed=True)
+
+
+def evaluate_depth_shard(argument: str) -> dict[str, float]:
+    return evaluate(create_depth_task(), create_depth_loader(int(argument), False, True), distributed=True)
+
+
+def train_depth_shard(argument: str) -> float:
+    task = create_depth_task()
+    task.prepare_distributed()
+    # a parameter without a gradient raises in the second step
+    return train_one_epoch(
+        task, create_depth_loader(int(argument), True, True), torch.optim.SGD(task.parameters(), lr=0.01))['loss']
 
 
 def train_shard(change: str) -> list[float]:
@@ -83,3 +111,12 @@ def test_training_needs_no_search_for_unused_parameters(change, tmp_path):
     before = [parameter.sum().item() for parameter in create_task(change).parameters() if parameter.requires_grad]
     assert 0 < loss < 10
     assert len(sums) == len(before) and sums != pytest.approx(before)
+
+
+def test_errors_of_depth_over_ranks_are_those_of_one_process(tmp_path):
+    several = run('evaluate_depth_shard', '7', tmp_path)
+    assert several == pytest.approx(evaluate(create_depth_task(), create_depth_loader(7, False, False)), rel=1e-5)
+
+
+def test_depth_trains_on_several_processes(tmp_path):
+    assert 0 < run('train_depth_shard', '8', tmp_path) < 30
