@@ -17,15 +17,19 @@ from timm.task import ClassificationTask, TrainingTask
 
 from .data import (
     SegmentationFolder,
+    SyntheticDepth,
     SyntheticShapes,
     check_batch_size,
+    create_depth_transform,
     create_segmentation_loader,
     create_segmentation_transform,
 )
+from .depth import ReXDepth
+from .depth_losses import MultiScaleDepthLoss
 from .encoder import check_encoder_name
 from .losses import MultiScaleLoss, create_segmentation_loss
 from .names import near_names
-from .task import SegmentationTask
+from .task import DepthTask, SegmentationTask
 
 _logger = logging.getLogger(__name__)
 
@@ -83,6 +87,7 @@ def create_model(args: argparse.Namespace) -> nn.Module:
     except TypeError as error:
         # an argument that the constructor does not know, such as --gp for a U-Net
         raise ValueError(f'--model {name} does not take all of its arguments: {error}.') from error
+    _check_dataset(args, model)
     if args.initial_checkpoint:
         _load_weights(model, args.initial_checkpoint)
     if args.grad_checkpointing:
@@ -90,7 +95,7 @@ def create_model(args: argparse.Namespace) -> nn.Module:
             raise ValueError(f'--model {name} has no gradient checkpointing: leave out --grad-checkpointing.')
         model.set_grad_checkpointing(True)
     if args.num_classes is None:
-        if is_segmentation(model):
+        if kind_of(model) == 'segmentation':
             raise ValueError('--num-classes is needed for segmentation: the classes of the masks, or 1 if binary.')
         args.num_classes = model.num_classes
     return model
@@ -106,9 +111,24 @@ def _load_weights(model: nn.Module, path: str) -> None:
         raise ValueError(f'--initial-checkpoint {path!r} does not fit the model: {text}') from error
 
 
-def is_segmentation(model: nn.Module) -> bool:
-    """Whether a model's output is a map of classes; all of SMP's and our own U-Nets are."""
-    return isinstance(model, smp.base.SegmentationModel)
+def kind_of(model: nn.Module) -> str:
+    """What a model does: 'segmentation' (all of SMP's and our U-Nets), 'depth' or, any other, 'classification'."""
+    if isinstance(model, ReXDepth):
+        return 'depth'
+    return 'segmentation' if isinstance(model, smp.base.SegmentationModel) else 'classification'
+
+
+def _check_dataset(args: argparse.Namespace, model: nn.Module) -> None:
+    kind = kind_of(model)
+    if kind == 'depth' and args.dataset != 'synthetic-depth':
+        given = f'--dataset {args.dataset}' if args.dataset else f'the folder {args.data_dir!r}'
+        raise ValueError(
+            f'--model {args.model} learns depth, got {given}: pass --dataset synthetic-depth, or a model such as '
+            'rexnetv1_unet_1_0 for masks and rexnetv1_1_0 for classes.')
+    if kind != 'depth' and args.dataset == 'synthetic-depth':
+        raise ValueError(
+            f'--dataset synthetic-depth has depth and no classes, got --model {args.model} for {kind}: pass --model '
+            'rexdepth_1_0, or --dataset synthetic for segmentation.')
 
 
 def create_loaders(
@@ -124,8 +144,7 @@ def create_loaders(
     check_batch_size(args.batch_size)
     if args.data_dir is not None and not os.path.isdir(args.data_dir):
         raise ValueError(f'The folder of the data must exist, {args.data_dir!r} does not.')
-    create = _segmentation_loaders if is_segmentation(model) else _classification_loaders
-    return create(args, model, device)
+    return _LOADERS[kind_of(model)](args, model, device)
 
 
 def _segmentation_loaders(args: argparse.Namespace, model: nn.Module, device: torch.device) -> tuple[Any, Any]:
@@ -137,9 +156,7 @@ def _segmentation_loaders(args: argparse.Namespace, model: nn.Module, device: to
         raise ValueError(
             f'--model {args.model} takes multiples of {size_divisor}, got crops of {crop_size[0]} x {crop_size[1]}: '
             f'change --img-size or --input-size.')
-    for name in ('aa', 'reprob', 'mixup', 'cutmix'):
-        if getattr(args, name):
-            _logger.warning('--%s is for classification and has no effect on segmentation.', name)
+    _warn_of_unused(args, 'segmentation', 'aa', 'reprob', 'mixup', 'cutmix')
     datasets = []
     for split, is_training in ((args.train_split, True), (args.val_split, False)):
         if args.dataset == 'synthetic':
@@ -161,13 +178,51 @@ def _segmentation_loaders(args: argparse.Namespace, model: nn.Module, device: to
             in_chans=in_chans,
         )
         datasets.append(dataset)
+    return _dense_loaders(args, device, *datasets, size_divisor=size_divisor)
+
+
+def _depth_loaders(args: argparse.Namespace, model: nn.Module, device: torch.device) -> tuple[Any, Any]:
+    config = resolve_data_config(vars(args), model=model)
+    in_chans, *size = config['input_size']
+    if in_chans != 3:
+        raise ValueError(f'--dataset synthetic-depth has RGB images, got --in-chans {in_chans}: leave it out.')
+    # a zoom or an image upside down would not fit its depth any more
+    _warn_of_unused(args, 'depth', 'aa', 'reprob', 'mixup', 'cutmix', 'scale', 'vflip')
+    datasets = []
+    for is_training in (True, False):
+        transform = create_depth_transform(
+            is_training and not args.no_aug,
+            img_size=tuple(size),
+            mean=config['mean'],
+            std=config['std'],
+            hflip=args.hflip,
+            color_jitter=args.color_jitter,
+        )
+        length = args.synthetic_images if is_training else max(1, args.synthetic_images // 8)
+        datasets.append(SyntheticDepth(length, tuple(size), seed=args.seed + (not is_training), transform=transform))
+    return _dense_loaders(args, device, *datasets)
+
+
+def _warn_of_unused(args: argparse.Namespace, kind: str, *names: str) -> None:
+    for name in names:
+        if getattr(args, name):
+            _logger.warning('--%s has no effect on %s.', name, kind)
+
+
+def _dense_loaders(
+        args: argparse.Namespace,
+        device: torch.device,
+        train_set: Any,
+        eval_set: Any,
+        size_divisor: int = 1,
+) -> tuple[Any, Any]:
     shared = dict(
         num_workers=args.workers, distributed=args.distributed, seed=args.seed,
         pin_memory=args.pin_mem and device.type == 'cuda', size_divisor=size_divisor)
+    eval_batch_size = args.validation_batch_size or args.batch_size
     return (
-        create_segmentation_loader(datasets[0], args.batch_size, is_training=True, **shared),
-        create_segmentation_loader(
-            datasets[1], args.validation_batch_size or args.batch_size, is_training=False, **shared),
+        create_segmentation_loader(train_set, args.batch_size, is_training=True, **shared),
+        create_segmentation_loader(eval_set, eval_batch_size, is_training=False, **shared),
     )
 
 
@@ -223,7 +278,7 @@ def _classification_loaders(args: argparse.Namespace, model: nn.Module, device: 
 
 def create_mixup(args: argparse.Namespace, model: nn.Module) -> Mixup | None:
     """Mixup and CutMix of classification batches, where asked for."""
-    if is_segmentation(model) or not (args.mixup > 0 or args.cutmix > 0):
+    if kind_of(model) != 'classification' or not (args.mixup > 0 or args.cutmix > 0):
         return None
     return Mixup(
         mixup_alpha=args.mixup, cutmix_alpha=args.cutmix, prob=args.mixup_prob, switch_prob=args.mixup_switch_prob,
@@ -231,7 +286,7 @@ def create_mixup(args: argparse.Namespace, model: nn.Module) -> Mixup | None:
 
 
 def create_task(args: argparse.Namespace, model: nn.Module, dataset: Any, device: torch.device) -> TrainingTask:
-    """The task that fits the model: timm's classification, or our segmentation.
+    """The task that fits the model: timm's classification, or our segmentation or depth.
 
     Args:
         args: Arguments of the run.
@@ -242,18 +297,39 @@ def create_task(args: argparse.Namespace, model: nn.Module, dataset: Any, device
     Raises:
         ValueError: An unknown loss, or wrong weights of the scales.
     """
-    if is_segmentation(model):
-        criterion = MultiScaleLoss(
-            create_segmentation_loss(args.seg_loss, args.num_classes, dataset.ignore_label),
-            weights=_scale_weights(args.scale_weights), target=args.scale_target, ignore_index=dataset.ignore_label,
-            object_share=args.object_share, fade_epochs=args.fade_epochs)
-        criterion.scale_weights(getattr(model, 'scales', (0,)))  # as many as there are scales, or an error now
-        return SegmentationTask(
-            model, args.num_classes, criterion, dataset.ignore_label, dataset.class_names, device=device,
-            verbose=args.rank == 0)
+    return _TASKS[kind_of(model)](args, model, dataset, device)
+
+
+def _segmentation_task(args: argparse.Namespace, model: nn.Module, dataset: Any, device: torch.device) -> TrainingTask:
+    criterion = MultiScaleLoss(
+        create_segmentation_loss(args.seg_loss, args.num_classes, dataset.ignore_label),
+        weights=_scale_weights(args.scale_weights), target=args.scale_target, ignore_index=dataset.ignore_label,
+        object_share=args.object_share, fade_epochs=args.fade_epochs)
+    criterion.scale_weights(getattr(model, 'scales', (0,)))  # as many as there are scales, or an error now
+    return SegmentationTask(
+        model, args.num_classes, criterion, dataset.ignore_label, dataset.class_names, device=device,
+        verbose=args.rank == 0)
+
+
+def _depth_task(args: argparse.Namespace, model: nn.Module, dataset: Any, device: torch.device) -> TrainingTask:
+    criterion = MultiScaleDepthLoss(
+        args.min_depth, args.max_depth, _scale_weights(args.scale_weights), args.smoothness,
+        fade_epochs=args.fade_epochs)
+    criterion.multi_scale.scale_weights(model.scales)  # as many as there are scales, or an error now
+    return DepthTask(model, criterion, device=device, verbose=args.rank == 0)
+
+
+def _classification_task(
+        args: argparse.Namespace, model: nn.Module, dataset: Any, device: torch.device) -> TrainingTask:
     criterion = create_classification_loss(
         'bce' if args.bce_loss else None, smoothing=args.smoothing, soft_targets=args.mixup > 0 or args.cutmix > 0)
     return ClassificationTask(model, criterion, device=device, verbose=args.rank == 0)
+
+
+# What each kind of model is trained on and by.
+_LOADERS = {
+    'segmentation': _segmentation_loaders, 'depth': _depth_loaders, 'classification': _classification_loaders}
+_TASKS = {'segmentation': _segmentation_task, 'depth': _depth_task, 'classification': _classification_task}
 
 
 def _scale_weights(words: Sequence[str]) -> str | list[float]:

@@ -1,8 +1,8 @@
 """ Command-line arguments of the scripts
 
 Names and defaults are those of timm's train.py (https://github.com/huggingface/pytorch-image-models), so that its
-recipes carry over; what timm lacks is in the groups "multi-scale U-Net" and "segmentation". A YAML file given with
---config sets defaults that the command line overrides.
+recipes carry over; what timm lacks is in the groups "multi-scale U-Net", "segmentation" and "depth". A YAML file given
+with --config sets defaults that the command line overrides.
 """
 import argparse
 import os
@@ -34,9 +34,10 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     group.add_argument('data', nargs='?', metavar='DIR', help='folder of the data (positional, or --data-dir)')
     group.add_argument('--data-dir', metavar='DIR', help='folder of the data')
     group.add_argument('--dataset', default='', metavar='NAME',
-                       help='"synthetic": the built-in segmentation set; else as timm, empty for folders')
+                       help='"synthetic", "synthetic-depth": the built-in sets of segmentation and of depth; else as '
+                            'timm, empty for folders')
     group.add_argument('--synthetic-images', type=int, default=512, metavar='N',
-                       help='training images of the built-in set; an eighth as many for validation')
+                       help='training images of a built-in set; an eighth as many for validation')
     group.add_argument('--train-split', default='train', metavar='NAME')
     group.add_argument('--val-split', default='validation', metavar='NAME')
     group.add_argument('--class-map', default='', metavar='FILE', help='classification: class to index mapping')
@@ -58,8 +59,10 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group('model')
     group.add_argument('--model', default='rexnetv1', metavar='NAME',
                        help="a timm model (ours included) or an SMP architecture such as 'unet'")
-    group.add_argument('--rex-width-mult', type=float, metavar='X', help="width of 'rexnetv1' and 'rexnetv1_unet'")
-    group.add_argument('--rex-depth-mult', type=float, metavar='X', help="depth of 'rexnetv1' and 'rexnetv1_unet'")
+    group.add_argument('--rex-width-mult', type=float, metavar='X',
+                       help="width of 'rexnetv1', 'rexnetv1_unet' and 'rexdepth'")
+    group.add_argument('--rex-depth-mult', type=float, metavar='X',
+                       help="depth of 'rexnetv1', 'rexnetv1_unet' and 'rexdepth'")
     group.add_argument('--pretrained', action='store_true', help='start from published weights')
     group.add_argument('--initial-checkpoint', default='', metavar='PATH', help='start from the weights of a file')
     group.add_argument('--resume', default='', metavar='PATH', help='continue a run from its checkpoint')
@@ -75,7 +78,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group('multi-scale U-Net')
     group.add_argument('--encoder-name', metavar='NAME', help="encoder of an SMP architecture or of 'multiscaleunet'")
     group.add_argument('--encoder-weights', metavar='NAME', help='published weights of the encoder')
-    group.add_argument('--scales', type=int, nargs='+', metavar='S', help='scales with a head (default: 0 1 2 3 4)')
+    group.add_argument('--scales', type=int, nargs='+', metavar='S',
+                       help='scales with a head (default: 0 1 2 3 4; for depth 0 1 2 3)')
     group.add_argument('--scale-weights', nargs='+', default=['exp'], metavar='W',
                        help="'same', 'exp' (1/2^s), 'two' (1 and 1/2) or one number for each scale (default: exp)")
     group.add_argument('--scale-target', default='nearest', metavar='NAME',
@@ -152,6 +156,15 @@ def _add_segmentation(parser: argparse.ArgumentParser) -> None:
                        help="'ce', 'dice', 'focal', 'jaccard', 'lovasz', or a sum such as 'ce+dice' (default: ce)")
 
 
+def _add_depth(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group('depth')
+    group.add_argument('--min-depth', type=float, default=0.1, metavar='M',
+                       help='nearest depth that is predicted and counts, in metres (default: 0.1)')
+    group.add_argument('--max-depth', type=float, default=100., metavar='M', help='farthest one (default: 100)')
+    group.add_argument('--smoothness', type=float, default=1e-3, metavar='W',
+                       help='weight of the edge-aware smoothness in the loss (default: 0.001)')
+
+
 def _add_run(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group('run')
     group.add_argument('-c', '--config', metavar='FILE', help='YAML file of defaults for these arguments')
@@ -170,15 +183,16 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--checkpoint-hist', type=int, default=10, metavar='N')
     group.add_argument('--output', default='', metavar='DIR', help='folder of the runs (default: output/train)')
     group.add_argument('--experiment', default='', metavar='NAME', help='folder of this run in it')
-    group.add_argument('--eval-metric', metavar='NAME', help='what ranks checkpoints (default: top1 or miou)')
+    group.add_argument('--eval-metric', metavar='NAME', help='what ranks checkpoints (default: top1, miou or abs_rel)')
 
 
 def create_train_parser() -> argparse.ArgumentParser:
     """The parser of scripts/train.py."""
     parser = argparse.ArgumentParser(
-        prog='train.py', description='Train a classification or segmentation model with the tools of timm.',
+        prog='train.py', description='Train a model of classes, masks or depth with the tools of timm.',
         allow_abbrev=False)
-    for add in (_add_data, _add_model, _add_optimization, _add_augmentation, _add_segmentation, _add_run):
+    for add in (_add_data, _add_model, _add_optimization, _add_augmentation, _add_segmentation, _add_depth,
+                _add_run):
         add(parser)
     return parser
 
@@ -220,7 +234,8 @@ def parse_train_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     args.data_dir = args.data or args.data_dir
     if args.data_dir is None and args.dataset == '':
-        parser.error('a folder of data is needed (the first argument, or --data-dir), or --dataset synthetic')
+        parser.error('a folder of data is needed (the first argument, or --data-dir), or --dataset synthetic or '
+                     'synthetic-depth')
     return args
 
 

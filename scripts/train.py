@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-""" Train a classification or segmentation model. `python scripts/train.py --help` lists the arguments.
+""" Train a model of classes, masks or depth. `python scripts/train.py --help` lists the arguments.
 
 One process: python scripts/train.py DATA --model rexnetv1_unet_1_0 --num-classes 11
 Several:     scripts/distributed_train.sh 2 DATA --model rexnetv1_unet_1_0 --num-classes 11
@@ -48,7 +48,9 @@ def run(args: argparse.Namespace) -> tuple[float | None, int | None]:
     mixup_fn = build.create_mixup(args, model)
     if args.model_ema:
         task.setup_ema(decay=args.model_ema_decay, use_warmup=args.model_ema_warmup)
-    args.eval_metric = args.eval_metric or task.create_evaluator().default_metric
+    evaluator = task.create_evaluator()
+    args.eval_metric = args.eval_metric or evaluator.default_metric
+    decreasing = args.eval_metric in getattr(evaluator, 'decreasing_metrics', ('loss',))  # timm's evaluators do not say
 
     start_epoch = 0
     if args.resume:
@@ -63,7 +65,7 @@ def run(args: argparse.Namespace) -> tuple[float | None, int | None]:
 
     updates_per_epoch = -(-len(train_loader) // args.grad_accum_steps)
     lr_scheduler, epochs = create_scheduler_v2(
-        optimizer, updates_per_epoch=updates_per_epoch, **scheduler_kwargs(args, args.eval_metric == 'loss'))
+        optimizer, updates_per_epoch=updates_per_epoch, **scheduler_kwargs(args, decreasing))
     if start_epoch > 0:
         if args.sched_on_updates:
             lr_scheduler.step_update(start_epoch * updates_per_epoch)
@@ -80,7 +82,7 @@ def run(args: argparse.Namespace) -> tuple[float | None, int | None]:
             yaml.safe_dump(repeatable_args(args), file, default_flow_style=False)
         saver = CheckpointSaver(
             model, optimizer, args=args, amp_scaler=precision.scaler, checkpoint_dir=output_dir,
-            recovery_dir=output_dir, decreasing=args.eval_metric == 'loss', max_history=args.checkpoint_hist, task=task)
+            recovery_dir=output_dir, decreasing=decreasing, max_history=args.checkpoint_hist, task=task)
     best_metric, best_epoch = fit(
         task, train_loader, eval_loader, optimizer, epochs, start_epoch,
         lr_scheduler=lr_scheduler, precision=precision, eval_metric=args.eval_metric, saver=saver,
@@ -90,7 +92,7 @@ def run(args: argparse.Namespace) -> tuple[float | None, int | None]:
     if args.distributed:
         torch.distributed.barrier()  # the primary process is still writing; older releases hang if a peer is gone then
     if best_metric is not None:
-        _logger.info(f'Best {args.eval_metric} {best_metric:.2f} in epoch {best_epoch}; checkpoints in {output_dir}')
+        _logger.info(f'Best {args.eval_metric} {best_metric:.4g} in epoch {best_epoch}; checkpoints in {output_dir}')
     return best_metric, best_epoch
 
 

@@ -12,6 +12,7 @@ import torch
 import yaml
 from PIL import Image
 
+from rexnet_timm.checkpoint import load_checkpoint_file
 from rexnet_timm.cli import create_train_parser, parse_train_args
 
 ROOT = Path(__file__).parents[1]
@@ -124,6 +125,62 @@ def test_the_built_in_set_trains(tmp_path):
     assert 'eval_iou_background' in summary(tmp_path / 'run')[0]
 
 
+def depth_arguments(tmp_path: Path, *args: str) -> list[str]:
+    return [*(
+        '--dataset synthetic-depth --synthetic-images 16 --model rexdepth --rex-width-mult 0.25 --rex-depth-mult 0.2 '
+        '--input-size 3 32 48 --min-depth 1 --max-depth 60 --batch-size 8 --workers 0 --opt adamw --lr 3e-3 '
+        '--warmup-epochs 0 --epochs 2 --device cpu --experiment run').split(), '--output', str(tmp_path), *args]
+
+
+def test_depth_trains_keeps_the_lowest_error_and_resumes(tmp_path):
+    assert train.main(depth_arguments(tmp_path, '--epochs', '4')) == 0
+    rows = summary(tmp_path / 'run')
+    assert {'train_loss_scale_3', 'train_loss_smooth', 'eval_abs_rel', 'eval_rmse', 'eval_delta3'} <= rows[0].keys()
+    assert float(rows[-1]['train_loss']) < float(rows[0]['train_loss'])
+    best = load_checkpoint_file(tmp_path / 'run' / 'model_best.pth.tar')['metric']
+    assert best == pytest.approx(min(float(row['eval_abs_rel']) for row in rows))
+    last = str(tmp_path / 'run' / 'last.pth.tar')
+    assert train.main(depth_arguments(tmp_path, '--epochs', '5', '--resume', last)) == 0
+    assert [row['epoch'] for row in summary(tmp_path / 'run')] == [str(epoch) for epoch in range(5)]
+
+
+def test_options_of_a_depth_run(tmp_path):
+    assert train.main(depth_arguments(
+        tmp_path, '--epochs', '1', '--amp', '--channels-last', '--model-ema', '--scales', '1', '2', '--scale-weights',
+        '1', '0.5', '--smoothness', '0.1', '--eval-metric', 'delta1', '--grad-checkpointing')) == 0
+    written = yaml.safe_load((tmp_path / 'run' / 'args.yaml').read_text())
+    assert (written['min_depth'], written['max_depth'], written['smoothness']) == (1, 60, 0.1)
+    assert train.main(['--config', str(tmp_path / 'run' / 'args.yaml'), '--experiment', 'again']) == 0
+    assert summary(tmp_path / 'again') == summary(tmp_path / 'run')
+
+
+@pytest.mark.parametrize('args, message', [
+    (['--dataset', 'synthetic'], 'no classes, got num_classes 6: leave it out, and train on depth (--dataset synth'),
+    (['--num-classes', '3'], 'no classes, got num_classes 3: leave it out'),
+    (['--model', 'rexnetv1_unet'], 'has depth and no classes, got --model rexnetv1_unet for segmentation: pass --mod'),
+    (['--model', 'rexnetv1'], 'got --model rexnetv1 for classification: pass --model rexdepth_1_0'),
+    (['--max-depth', '0.5'], '0 < min_depth < max_depth, got 1.0 and 0.5'),
+    (['--smoothness', '-1'], 'smoothness must be at least 0, got -1'),
+    (['--scale-weights', '1', '2'], 'got 2 weights for the 4 scales'),
+    (['--in-chans', '1', '--img-size', '32'], 'RGB images, got --in-chans 1'),
+    (['--eval-metric', 'miou'], "one of loss, abs_rel, rmse, delta1, delta2, delta3, got 'miou'"),
+])
+def test_mistakes_with_depth_end_with_one_line(args, message, tmp_path, capsys):
+    arguments = depth_arguments(tmp_path, *args)
+    if '--img-size' in args:
+        start = arguments.index('--input-size')
+        del arguments[start:start + 4]
+    assert train.main(arguments) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if 'error' in line]
+    assert line.startswith('train.py: error: ') and message in line
+
+
+def test_a_depth_model_and_a_folder_of_masks_do_not_fit(mask_folder, tmp_path, capsys):
+    assert train.main([str(mask_folder), *depth_arguments(tmp_path)[2:]]) == 2
+    error = capsys.readouterr().err
+    assert f'learns depth, got the folder {str(mask_folder)!r}: pass --dataset synthetic-depth, or a model' in error
+
+
 @pytest.mark.parametrize('model', [
     ['unet', '--encoder-name', 'tu-rexnet_100'], ['fpn', '--encoder-name', 'rexnetv1_test'],
     ['rexnetv1_unet', '--rex-width-mult', '0.3', '--scales', '0', '2', '--scale-weights', '1', '0.5'],
@@ -172,7 +229,8 @@ def test_a_runs_own_arguments_repeat_it(mask_folder, tmp_path):
 
 def test_every_argument_is_explained_or_timms():
     help_text = create_train_parser().format_help()
-    for name in ('--scales', '--scale-weights', '--ignore-index', '--seg-loss', '--rex-width-mult', '--encoder-name'):
+    for name in ('--scales', '--scale-weights', '--ignore-index', '--seg-loss', '--rex-width-mult', '--encoder-name',
+                 '--min-depth', '--max-depth', '--smoothness'):
         assert name in help_text
 
 
