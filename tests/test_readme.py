@@ -27,7 +27,7 @@ def test_examples_run(code, tmp_path, monkeypatch):
 
 
 def test_the_examples_are_there():
-    assert len(PYTHON) == 3 and len(TRAIN) == 3
+    assert len(PYTHON) == 4 and len(TRAIN) == 4
 
 
 @pytest.mark.parametrize('command', TRAIN, ids=range(len(TRAIN)))
@@ -35,7 +35,7 @@ def test_training_commands_parse(command):
     words = shlex.split(command)
     arguments = words[2:]  # after the interpreter and the script, or the launcher and the number of processes
     args = parse_train_args(arguments)
-    assert args.data_dir in ('DATA', '/imagenet/')
+    assert args.data_dir in ('DATA', '/imagenet/') or args.dataset == 'synthetic-depth'
 
 
 def cost(name: str, size: int, **kwargs) -> tuple[str, str]:
