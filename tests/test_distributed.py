@@ -73,16 +73,13 @@ def evaluate_shard(argument: str) -> dict[str, float]:
     return evaluate(create_task(), create_loader(int(argument), False, True), distributed=True)
 
 
-def evaluate_depth_shard(argument: str) -> dict[str, float]:
-    return evaluate(create_depth_task(), create_depth_loader(int(argument), False, True), distributed=True)
-
-
-def train_depth_shard(argument: str) -> float:
+def depth_shard(argument: str) -> list:
     task = create_depth_task()
+    metrics = evaluate(task, create_depth_loader(int(argument), False, True), distributed=True)
     task.prepare_distributed()
     # a parameter without a gradient raises in the second step
-    return train_one_epoch(
-        task, create_depth_loader(int(argument), True, True), torch.optim.SGD(task.parameters(), lr=0.01))['loss']
+    losses = train_one_epoch(task, create_depth_loader(8, True, True), torch.optim.SGD(task.parameters(), lr=0.01))
+    return [metrics, losses['loss']]
 
 
 def train_shard(change: str) -> list[float]:
@@ -113,10 +110,7 @@ def test_training_needs_no_search_for_unused_parameters(change, tmp_path):
     assert len(sums) == len(before) and sums != pytest.approx(before)
 
 
-def test_errors_of_depth_over_ranks_are_those_of_one_process(tmp_path):
-    several = run('evaluate_depth_shard', '7', tmp_path)
+def test_depth_trains_and_its_errors_over_ranks_are_those_of_one_process(tmp_path):
+    several, loss = run('depth_shard', '7', tmp_path)
     assert several == pytest.approx(evaluate(create_depth_task(), create_depth_loader(7, False, False)), rel=1e-5)
-
-
-def test_depth_trains_on_several_processes(tmp_path):
-    assert 0 < run('train_depth_shard', '8', tmp_path) < 30
+    assert 0 < loss < 30

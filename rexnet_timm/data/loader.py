@@ -147,7 +147,7 @@ def create_segmentation_loader(
     epoch. `loader.dataset` is then a `SeededSamples` around `dataset`.
 
     Args:
-        dataset: Map-style; samples are a float32 image (C, H, W) and an int64 mask (H, W).
+        dataset: Map-style; samples are a float32 image (C, H, W) and an int64 mask or a float32 depth (H, W).
         batch_size: Images a batch and process.
         is_training: Shuffled whole batches of at least 2, or all samples in order.
         num_workers: Processes that read, 0 to read in this one.
