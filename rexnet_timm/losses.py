@@ -34,7 +34,8 @@ class MultiScaleLoss(nn.Module):
 
     Args:
         base_loss: Any loss of `(logits, target)` that returns a scalar: torch's, SMP's or your own. Or a sequence of
-            them, one for each output, finest first.
+            them, one for each output, finest first. SMP's `MCCLoss` takes probabilities: give the model
+            `activation='sigmoid'` for it.
         weights: Weights of the scales, normalised to sum 1. 'same': equal. 'exp': 1 / 2**s for scale s. 'two': 1 for
             the finest, 1/2 for the others. Or a sequence of non-negative numbers, one for each output, finest first.
         target: How target and logits are brought together at each scale.

@@ -3,9 +3,11 @@
 
     python scripts/benchmark.py --sizes 256 --batch-sizes 4 8 --output output/benchmark
 
-Every round times each model once in each memory format, one after the other, so that a machine whose speed drifts
-treats all alike; medians over the rounds are compared, with the quartiles for the spread. Peak memory is that of a
-process of its own for each model: the highest resident size in two training steps over that before them.
+Every round times each model in each memory format, one after the other, so that a machine whose speed drifts treats
+all alike; medians over the rounds are compared, with the quartiles for the spread. A model's turn begins with a step
+that is not timed: after another model, memory and compiled kernels have to be had anew, which a run of one model does
+once, and which costs up to as much again as a step. Peak memory is that of a process of its own for each model: the
+highest resident size in two training steps over that before them.
 A table is printed; benchmark.csv and a picture for each size and batch are written.
 """
 import argparse
@@ -74,12 +76,16 @@ class Case:
         self.input = torch.randn(batch_size, 3, size, size, device=device).contiguous(memory_format=memory_format)
         self.target = torch.randint(CLASSES, (batch_size, size, size), device=device)
 
-    def _seconds(self, step: Callable[[], None]) -> float:
-        self._wait()
-        start = time.perf_counter()
-        step()
-        self._wait()
-        return time.perf_counter() - start
+    def _seconds(self, step: Callable[[], None]) -> list[float]:
+        """Of two steps after one that does not count."""
+        seconds = []
+        for _ in range(3):
+            self._wait()
+            start = time.perf_counter()
+            step()
+            self._wait()
+            seconds.append(time.perf_counter() - start)
+        return seconds[1:]
 
     def _wait(self) -> None:
         if self.device.type == 'cuda':
@@ -96,14 +102,15 @@ class Case:
         with self.precision.autocast():
             self.model(self.input)
 
-    def time_training(self) -> float:
-        """Seconds of forward, loss and backward."""
+    def time_training(self) -> list[float]:
+        """Seconds of forward, loss and backward, twice."""
         self.model.train()
         return self._seconds(self.train_step)
 
-    def time_inference(self) -> float:
-        """Seconds of a forward pass in evaluation mode."""
+    def time_inference(self) -> list[float]:
+        """Seconds of a forward pass in evaluation mode, twice."""
         self.model.eval()
+        self.model.zero_grad()
         return self._seconds(self.predict)
 
 
@@ -115,7 +122,7 @@ def time_models(
         device: torch.device,
         amp: bool,
 ) -> dict[tuple[str, bool], dict[str, list[float]]]:
-    """Seconds of every round, {(name, channels_last): {'training': [...], 'inference': [...]}}, after one warm-up."""
+    """Seconds of two steps a round, {(name, channels_last): {'training': [...], 'inference': [...]}}."""
     cases = {
         (name, channels_last): Case(name, size, batch_size, channels_last, device, amp)
         for name, channels_last in itertools.product(names, (False, True))
@@ -125,8 +132,8 @@ def time_models(
         for key, case in cases.items():
             training, inference = case.time_training(), case.time_inference()
             if round_index > 0:
-                seconds[key]['training'].append(training)
-                seconds[key]['inference'].append(inference)
+                seconds[key]['training'] += training
+                seconds[key]['inference'] += inference
         print(f'\r{size} x {size}, batch {batch_size}: round {round_index} of {rounds}', end='', file=sys.stderr)
     print(file=sys.stderr)
     return seconds

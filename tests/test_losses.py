@@ -155,12 +155,52 @@ def test_losses_by_name_prefer_the_right_answer(name, classes):
     assert right.grad.isfinite().all()
 
 
-def test_smp_losses_serve_as_base():
-    outputs, target = outputs_and_target()
-    for base in (smp.losses.DiceLoss('multiclass'), smp.losses.TverskyLoss('multiclass'),
-                 smp.losses.FocalLoss('multiclass')):
-        loss = MultiScaleLoss(base)(outputs, target)
-        assert loss.ndim == 0 and loss.isfinite()
+# every loss class of SMP, in every mode that it has, with the classes and the shape of the target that the mode takes
+SMP_LOSSES = {
+    f'{name}-{mode}': (mode, factory)
+    for name, modes, factory in [
+        ('jaccard', 'all', smp.losses.JaccardLoss), ('dice', 'all', smp.losses.DiceLoss),
+        ('tversky', 'all', smp.losses.TverskyLoss), ('focal', 'all', smp.losses.FocalLoss),
+        ('lovasz', 'all', smp.losses.LovaszLoss), ('mcc', ['binary'], lambda mode: smp.losses.MCCLoss()),
+        ('soft_ce', ['multiclass'], lambda mode: smp.losses.SoftCrossEntropyLoss(smooth_factor=0.1)),
+        ('soft_bce', ['multilabel'], lambda mode: smp.losses.SoftBCEWithLogitsLoss(ignore_index=None)),
+    ]
+    for mode in (['binary', 'multiclass', 'multilabel'] if modes == 'all' else modes)
+}
+
+
+def test_no_loss_class_of_smp_is_forgotten():
+    classes = {type(factory(mode)) for mode, factory in SMP_LOSSES.values()}
+    public = (getattr(smp.losses, name) for name in smp.losses.__all__)
+    assert classes == {loss for loss in public if isinstance(loss, type)}
+
+
+@pytest.mark.parametrize('target_mode', ['nearest', 'majority', 'upsample'])
+@pytest.mark.parametrize('name', SMP_LOSSES)
+def test_every_loss_of_smp_serves_as_base(name, target_mode):
+    mode, factory = SMP_LOSSES[name]
+    if mode == 'multilabel' and target_mode == 'majority':
+        pytest.skip('majorities are of labels, and multi-label masks have none')
+    classes = 1 if mode == 'binary' else 4
+    outputs, target = outputs_and_target(classes=max(2, classes))
+    outputs = [output[:, :classes].detach() for output in outputs]
+    if name.startswith('mcc'):
+        outputs = [output.sigmoid() for output in outputs]  # the only one that takes probabilities
+    for output in outputs:
+        output.requires_grad_()
+    if mode == 'multilabel':
+        target = torch.stack([target == label for label in range(classes)], 1).float()
+    elif mode == 'binary':
+        target = target.float().unsqueeze(1) if name.startswith('mcc') else target
+    base = factory(mode)
+    if name.startswith('mcc') and target_mode == 'majority':
+        pytest.skip('MCCLoss takes masks of (N, 1, H, W), and majorities are of (N, H, W)')
+    losses = MultiScaleLoss(base, target=target_mode).forward_scales(outputs, target)
+    torch.testing.assert_close(losses['loss_scale_0'], base(outputs[0], target).detach())
+    losses['loss'].backward()
+    assert losses['loss'].isfinite()
+    for output in outputs:
+        assert output.grad.isfinite().all() and output.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize('call, message', [
