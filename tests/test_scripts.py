@@ -331,5 +331,41 @@ def test_the_benchmark_measures_every_model_and_writes_its_files(tmp_path, capsy
         assert picture.width == 900
 
 
+def test_the_benchmark_of_losses_measures_every_way(capsys):
+    results = load_script('benchmark_losses').main('--size 64 --batch-size 2 --rounds 2'.split())
+    assert len(results) == 6
+    alone, nearest, upsampled = (
+        results[name] for name in ('scale 0 alone', 'scales 0 to 4, nearest', 'scales 0 to 4, upsample'))
+    # logits of scale 0, their softmax and gradient at the least: float32, 2 images, 11 classes
+    assert alone[1] > 2 * 2 * 11 * 64 * 64 * 4 / 2 ** 20
+    assert alone[1] < nearest[1] < upsampled[1]
+    assert '| scales 0 to 4, upsample |' in capsys.readouterr().out
+
+
+def test_the_scales_of_a_run_are_measured(tmp_path, capsys):
+    assert train.main([
+        '--dataset', 'synthetic', '--synthetic-images', '16', '--model', 'rexnetv1_unet_test', '--img-size', '64',
+        '--batch-size', '8', '--epochs', '1', '--workers', '0', '--device', 'cpu', '--output', str(tmp_path),
+        '--experiment', 'run']) == 0
+    scales = load_script('scales')
+    capsys.readouterr()
+    assert scales.main([str(tmp_path / 'run'), '--thresholds', '0', '1', '--output', str(tmp_path / 'out')]) == 0
+    assert '| confidence 1 |' in capsys.readouterr().out
+    with open(tmp_path / 'out' / 'scales.csv') as file:
+        rows = {row['prediction']: row for row in csv.DictReader(file)}
+    assert len(rows) == 7
+    # sure of nothing is the finest scale, sure of everything the coarsest
+    assert rows['confidence 1']['miou'] == rows['cut at scale 0']['miou']
+    assert rows['confidence 0']['miou'] == rows['cut at scale 4']['miou']
+    assert float(rows['confidence 0']['mean_scale']) == 4
+    with Image.open(tmp_path / 'out' / 'scales.png') as picture:
+        assert len(picture.convert('RGB').getcolors(maxcolors=1 << 24)) > 2
+
+
+def test_scales_of_what_is_no_run_is_told(tmp_path, capsys):
+    assert load_script('scales').main([str(tmp_path)]) == 2
+    assert 'must be the folder of a run of train.py, and has no args.yaml' in capsys.readouterr().err
+
+
 def test_the_scripts_leave_the_process_without_a_group():
     assert not torch.distributed.is_initialized()
