@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> tuple[float | None, int | None]:
     train_loader, eval_loader = build.create_loaders(args, model, device)
     model.to(device, memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
     if args.distributed and args.sync_bn:
-        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = build.synchronize_batch_norm(model, device)
     optimizer = build.create_optimizer(args, model)
     precision = Precision.create(device, args.amp, args.amp_dtype)
     task = build.create_task(args, model, eval_loader.dataset, device)
