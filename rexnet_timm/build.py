@@ -32,7 +32,7 @@ _logger = logging.getLogger(__name__)
 
 __all__ = [
     'create_loaders', 'create_mixup', 'create_model', 'create_optimizer', 'create_task', 'default_device',
-    'synchronize_batch_norm']
+    'synchronize_batch_norm', 'warn_of_slow_average']
 
 
 def default_device() -> str:
@@ -232,6 +232,17 @@ def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
             'many images as it can take.')
     # timm's own: torch's would lose the activation in timm's BatchNormAct2d
     return convert_sync_batchnorm(model)
+
+
+def warn_of_slow_average(args: argparse.Namespace, updates: int) -> None:
+    """Say so where the moving average of the weights would still hold much of the initial ones after a run."""
+    share = args.model_ema_decay ** updates
+    if args.model_ema and not args.model_ema_warmup and share > 0.01:
+        # a tenth of the initial variances in BatchNorm is enough for an average that knows nothing
+        _logger.warning(
+            'The average of the weights, which is what is evaluated, will consist of the initial ones to %.0f %% after '
+            '%d updates: add --model-ema-warmup, or lower --model-ema-decay from %g.', 100 * share, updates,
+            args.model_ema_decay)
 
 
 def create_mixup(args: argparse.Namespace, model: nn.Module) -> Mixup | None:

@@ -72,6 +72,8 @@ def run(args: argparse.Namespace) -> tuple[float | None, int | None]:
 
     saver, output_dir = None, None
     if primary:
+        if start_epoch == 0:
+            build.warn_of_slow_average(args, epochs * updates_per_epoch)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         _logger.info(f'{args.model}: {parameters / 1e6:.2f} M parameters, epochs {start_epoch} to {epochs - 1}')
         experiment = args.experiment or f'{datetime.now():%Y%m%d-%H%M%S}-{args.model}'

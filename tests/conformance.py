@@ -41,7 +41,7 @@ def fetch_tests(cache: Path = CACHE) -> Path:
             cache.mkdir(parents=True, exist_ok=True)
             result = subprocess.run(
                 [sys.executable, '-m', 'pip', 'download', '--quiet', '--no-deps', '--no-binary', 'timm',
-                 '--dest', str(cache), name.replace('-', '==')], capture_output=True, text=True)
+                 '--dest', str(cache), f'timm=={version("timm")}'], capture_output=True, text=True)
             if not archive.is_file():
                 reason = (result.stderr.strip().splitlines() or ['it was not written'])[-1]
                 raise FileNotFoundError(
@@ -54,9 +54,9 @@ def fetch_tests(cache: Path = CACHE) -> Path:
     return folder
 
 
-def architecture(name: str) -> str:
-    """A model's name without the tag of its weights."""
-    return name.partition('.')[0]
+def architecture(name: object) -> str:
+    """A model's name without the tag of its weights; '' for what is no name."""
+    return name.partition('.')[0] if isinstance(name, str) else ''
 
 
 class Conformance:
@@ -74,7 +74,7 @@ class Conformance:
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         for mark in metafunc.definition.iter_markers('parametrize'):
             fields = [field.strip() for field in mark.args[0].split(',')] if isinstance(mark.args[0], str) else []
-            if 'model_name' in fields:
+            if 'model_name' in fields and isinstance(mark.args[1], list):
                 position = fields.index('model_name')
                 rows = [(value,) if isinstance(value, str) else tuple(value) for value in mark.args[1]]
                 rows = self._rows(rows, position, metafunc.definition.originalname)
@@ -96,10 +96,8 @@ class Conformance:
         items[:] = keep
 
     @staticmethod
-    def _name(item: pytest.Item) -> str | None:
-        params = getattr(item, 'callspec', None)
-        name = params.params.get('model_name') if params else None
-        return architecture(name) if isinstance(name, str) else None
+    def _name(item: pytest.Item) -> str:
+        return architecture(item.callspec.params.get('model_name')) if hasattr(item, 'callspec') else ''
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo):

@@ -71,7 +71,7 @@ def test_the_seed_recipe_trains_on_two_processes(class_folder, tmp_path):
     assert (tmp_path / 'run' / 'model_best.pth.tar').is_file()
 
 
-@pytest.mark.parametrize('options', ['', '--model-ema --model-ema-decay 0.8'])
+@pytest.mark.parametrize('options', ['', '--model-ema --model-ema-decay 0.8', '--model-ema --model-ema-warmup'])
 def test_dark_and_bright_are_told_apart(options, class_folder, tmp_path):
     assert train.main(arguments(
         class_folder, tmp_path, '--epochs', '6', '--color-jitter', '0', *options.split())) == 0
@@ -116,6 +116,15 @@ def test_the_average_of_the_weights_is_kept(class_folder, plain, tmp_path):
     key = 'head.fc.weight'
     assert not torch.equal(content['state_dict_ema'][key], content['state_dict'][key])
     torch.testing.assert_close(content['state_dict'], checkpoint(plain)['state_dict'])
+
+
+@pytest.mark.parametrize('options, warned', [
+    ('--model-ema', True), ('--model-ema --model-ema-warmup', False), ('--model-ema --model-ema-decay 0.4', False),
+    ('', False)])
+def test_an_average_of_the_initial_weights_is_told(options, warned, class_folder, tmp_path, caplog):
+    run(class_folder, tmp_path, options)
+    text = 'will consist of the initial ones to 100 % after 6 updates: add --model-ema-warmup'
+    assert (text in caplog.text) == warned == ('initial ones' in caplog.text)
 
 
 def test_other_files_of_images_and_one_channel(fashion_folder, tmp_path, capsys):
