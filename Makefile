@@ -1,5 +1,6 @@
 # make demo   sets everything up and trains the multi-scale U-Net on the built-in images
 # make test   sets everything up and runs the tests
+# make conformance   runs timm's own model tests on all backbones
 # PYTHON      the interpreter that creates .venv, 3.10 or newer
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 
-.PHONY: help setup demo test test-slow lint clean
+.PHONY: help setup demo test test-slow conformance lint clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -34,5 +35,8 @@ test: lint
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow
 
+conformance: $(INSTALLED)
+	$(RUN) tests/conformance.py
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info output
+	rm -rf $(VENV) .cache build dist *.egg-info output

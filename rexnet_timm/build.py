@@ -10,6 +10,7 @@ import timm
 import torch
 import torch.nn as nn
 from timm.data import Mixup, create_dataset, create_loader, resolve_data_config
+from timm.layers import convert_sync_batchnorm
 from timm.loss import create_classification_loss
 from timm.models import load_checkpoint
 from timm.optim import create_optimizer_v2, optimizer_kwargs
@@ -33,7 +34,9 @@ from .task import DepthTask, SegmentationTask
 
 _logger = logging.getLogger(__name__)
 
-__all__ = ['create_loaders', 'create_mixup', 'create_model', 'create_optimizer', 'create_task', 'default_device']
+__all__ = [
+    'create_loaders', 'create_mixup', 'create_model', 'create_optimizer', 'create_task', 'default_device',
+    'synchronize_batch_norm', 'warn_of_slow_average']
 
 
 def default_device() -> str:
@@ -235,15 +238,15 @@ def _classification_loaders(args: argparse.Namespace, model: nn.Module, device: 
                 args.dataset, root=args.data_dir, split=split, is_training=is_training, class_map=args.class_map,
                 batch_size=args.batch_size, seed=args.seed,
                 input_img_mode='L' if config['input_size'][0] == 1 else 'RGB')
-        except RuntimeError as error:
-            raise ValueError(
-                f'The {split!r} part of {args.data_dir!r} must be folders of images, one for each class: {error}'
-            ) from error
-        classes = getattr(getattr(dataset, 'reader', None), 'class_to_idx', {})
+        except (RuntimeError, AssertionError) as error:
+            form = f'of --dataset {args.dataset}' if args.dataset else 'folders of images, one for each class'
+            raise ValueError(f'The {split!r} part of {args.data_dir!r} must be {form}: {error}') from error
+        # timm's readers know the classes, and so do torchvision's data sets
+        classes = getattr(getattr(dataset, 'reader', dataset), 'class_to_idx', {})
         if len(classes) > args.num_classes:
             raise ValueError(
                 f'--num-classes is {args.num_classes}, and the {split!r} part of {args.data_dir!r} has '
-                f'{len(classes)} folders of classes: pass --num-classes {len(classes)}.')
+                f'{len(classes)} classes: pass --num-classes {len(classes)}.')
         loaders.append(create_loader(
             dataset,
             input_size=config['input_size'],
@@ -274,6 +277,27 @@ def _classification_loaders(args: argparse.Namespace, model: nn.Module, device: 
             f'Training needs at least one whole batch in each process: {len(loaders[0].dataset)} images over '
             f'{args.world_size} process(es) do not fill one of {args.batch_size}; pass a smaller --batch-size.')
     return tuple(loaders)
+
+
+def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model with BatchNorm over all processes. ValueError on a CPU, for which torch has none."""
+    if device.type == 'cpu':
+        raise ValueError(
+            '--sync-bn needs an accelerator, torch has it not for the CPU: leave it out, and give each process as '
+            'many images as it can take.')
+    # timm's own: torch's would lose the activation in timm's BatchNormAct2d
+    return convert_sync_batchnorm(model)
+
+
+def warn_of_slow_average(args: argparse.Namespace, updates: int) -> None:
+    """Say so where the moving average of the weights would still hold much of the initial ones after a run."""
+    share = args.model_ema_decay ** updates
+    if args.model_ema and not args.model_ema_warmup and share > 0.01:
+        # a tenth of the initial variances in BatchNorm is enough for an average that knows nothing
+        _logger.warning(
+            'The average of the weights, which is what is evaluated, will consist of the initial ones to %.0f %% after '
+            '%d updates: add --model-ema-warmup, or lower --model-ema-decay from %g.', 100 * share, updates,
+            args.model_ema_decay)
 
 
 def create_mixup(args: argparse.Namespace, model: nn.Module) -> Mixup | None:

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> tuple[float | None, int | None]:
     train_loader, eval_loader = build.create_loaders(args, model, device)
     model.to(device, memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
     if args.distributed and args.sync_bn:
-        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = build.synchronize_batch_norm(model, device)
     optimizer = build.create_optimizer(args, model)
     precision = Precision.create(device, args.amp, args.amp_dtype)
     task = build.create_task(args, model, eval_loader.dataset, device)
@@ -74,6 +74,8 @@ def run(args: argparse.Namespace) -> tuple[float | None, int | None]:
 
     saver, output_dir = None, None
     if primary:
+        if start_epoch == 0:
+            build.warn_of_slow_average(args, epochs * updates_per_epoch)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         _logger.info(f'{args.model}: {parameters / 1e6:.2f} M parameters, epochs {start_epoch} to {epochs - 1}')
         experiment = args.experiment or f'{datetime.now():%Y%m%d-%H%M%S}-{args.model}'

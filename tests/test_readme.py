@@ -9,14 +9,18 @@ import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+import rexnet_timm
 from rexnet_timm.cli import parse_train_args
 
-README = (Path(__file__).parents[1] / 'README.md').read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / 'README.md').read_text()
 PYTHON = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
 TRAIN = [
     command for block in re.findall(r'```bash\n(.*?)```', README, re.DOTALL)
     for command in block.replace('\\\n', ' ').splitlines() if 'train' in command and 'make' not in command
 ]
+TIMM_TRAIN = [command for command in TRAIN if '--device-modules' in command]  # by timm's own script
+TRAIN = [command for command in TRAIN if command not in TIMM_TRAIN]
 ROWS = re.findall(r'^\| `(\w+)` \| ([\d.]+) \| ([\d.]+) \| `(\w+)` \| ([\d.]+) \| ([\d.]+) \|$', README, re.MULTILINE)
 
 
@@ -27,15 +31,27 @@ def test_examples_run(code, tmp_path, monkeypatch):
 
 
 def test_the_examples_are_there():
-    assert len(PYTHON) == 4 and len(TRAIN) == 4
+    assert len(PYTHON) == 4 and len(TRAIN) == 4 and len(TIMM_TRAIN) == 1
 
 
 @pytest.mark.parametrize('command', TRAIN, ids=range(len(TRAIN)))
-def test_training_commands_parse(command):
+def test_training_commands_parse(command, monkeypatch):
+    monkeypatch.chdir(ROOT)  # where the configurations lie
     words = shlex.split(command)
     arguments = words[2:]  # after the interpreter and the script, or the launcher and the number of processes
     args = parse_train_args(arguments)
     assert args.data_dir in ('DATA', '/imagenet/') or args.dataset == 'synthetic-depth'
+
+
+@pytest.mark.parametrize('command', TIMM_TRAIN)
+def test_timms_script_is_given_a_model_of_ours(command):
+    words = shlex.split(command)
+    model, module = (words[words.index(option) + 1] for option in ('--model', '--device-modules'))
+    kwargs = [word for word in words[words.index('--model-kwargs') + 1:] if '=' in word]
+    kwargs = {key: float(value) for key, value in (pair.split('=') for pair in kwargs)}
+    assert module == 'rexnet_timm' and kwargs == {'width_mult': 1.0}
+    with torch.device('meta'):
+        assert isinstance(timm.create_model(model, **kwargs), rexnet_timm.ReXNetV1)
 
 
 def cost(name: str, size: int, **kwargs) -> tuple[str, str]:

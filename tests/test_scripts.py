@@ -1,6 +1,5 @@
 """ The scripts as a user calls them, on small data. """
 import csv
-import importlib.util
 import os
 import subprocess
 import sys
@@ -11,49 +10,13 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from running import ROOT, distributed, load_script, summary
 
 from rexnet_timm.checkpoint import load_checkpoint_file
 from rexnet_timm.cli import create_train_parser, parse_train_args
 
-ROOT = Path(__file__).parents[1]
 CAMVID = ROOT.parent / 'shared' / 'data' / 'camvid'
-SEED_RECIPE = (
-    '--model rexnetv1 --rex-width-mult 1.0 --opt sgd --amp --lr 0.5 --weight-decay 1e-5 --batch-size 128 --epochs 400 '
-    '--sched cosine --remode pixel --reprob 0.2 --drop 0.2 --aa rand-m9-mstd0.5').split()
-
-
-def load_script(name: str):
-    spec = importlib.util.spec_from_file_location(name, ROOT / 'scripts' / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 train = load_script('train')
-
-
-def distributed(processes: int, *args: str, cwd: Path) -> subprocess.CompletedProcess:
-    environment = {**os.environ, 'PYTHON': sys.executable, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
-    command = ['bash', str(ROOT / 'scripts' / 'distributed_train.sh'), str(processes), *map(str, args)]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
-
-
-def summary(folder: Path) -> list[dict[str, str]]:
-    with open(folder / 'summary.csv') as file:
-        return list(csv.DictReader(file))
-
-
-@pytest.fixture(scope='module')
-def class_folder(tmp_path_factory) -> Path:
-    """Images of two classes: dark and bright."""
-    root, rng = tmp_path_factory.mktemp('classes'), np.random.default_rng(0)
-    for split, number in (('train', 12), ('validation', 5)):
-        for name, low in (('bright', 156), ('dark', 0)):
-            (root / split / name).mkdir(parents=True)
-            for index in range(number):
-                pixels = rng.integers(low, low + 100, (40, 48, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(root / split / name / f'{index}.jpg')
-    return root
 
 
 @pytest.fixture
@@ -77,27 +40,6 @@ def mask_arguments(folder: Path, tmp_path: Path, *args: str) -> list[str]:
         '--model multiscaleunet --encoder-name rexnetv1_test --num-classes 3 --ignore-index 255 --val-split val '
         '--img-size 64 --batch-size 4 --workers 0 --opt adamw --lr 3e-3 --warmup-epochs 0 --epochs 2 --device cpu '
         '--experiment run').split(), '--output', str(tmp_path), *args]
-
-
-def test_the_seed_recipe_parses_word_for_word():
-    args = parse_train_args(['/imagenet/', *SEED_RECIPE])
-    assert (args.data_dir, args.model, args.rex_width_mult, args.opt) == ('/imagenet/', 'rexnetv1', 1.0, 'sgd')
-    assert (args.amp, args.lr, args.weight_decay, args.batch_size, args.epochs) == (True, 0.5, 1e-5, 128, 400)
-    assert (args.sched, args.remode, args.reprob, args.drop, args.aa) == (
-        'cosine', 'pixel', 0.2, 0.2, 'rand-m9-mstd0.5')
-
-
-def test_the_seed_recipe_trains_on_two_processes(class_folder, tmp_path):
-    # word for word, with fewer images, epochs and a smaller network behind it
-    result = distributed(
-        2, class_folder, *SEED_RECIPE, '--rex-width-mult', '0.3', '--batch-size', '4', '--epochs', '1', '--lr', '0.01',
-        '--num-classes', '2', '--img-size', '32', '--workers', '1', '--device', 'cpu', '--output', tmp_path,
-        '--experiment', 'run', cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert '2 process(es) on cpu' in result.stderr + result.stdout
-    (row,) = summary(tmp_path / 'run')
-    assert 0 <= float(row['eval_top1']) <= 100
-    assert (tmp_path / 'run' / 'model_best.pth.tar').is_file()
 
 
 def test_segmentation_trains_on_two_processes(mask_folder, tmp_path):
