@@ -5,6 +5,7 @@ from .rexnetv1 import ReXNetV1, ReXNetV1Lite
 from .task import SegmentationTask
 from .unet import MultiScaleUnet
 from .version import __version__
+from .weights import get_preprocessing_params, load_encoder_weights
 
 __all__ = [
     'MultiScaleLoss',
@@ -15,4 +16,6 @@ __all__ = [
     'SegmentationTask',
     '__version__',
     'create_encoder',
+    'get_preprocessing_params',
+    'load_encoder_weights',
 ]
