@@ -16,14 +16,17 @@ from typing import Any
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn as nn
+from huggingface_hub import ModelCard
 from segmentation_models_pytorch.base import SegmentationModel
 from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
 from segmentation_models_pytorch.base.modules import Activation
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from . import rexnetv1
+from .card import create_model_card
 from .decoder import DECODER_CHANNELS, FullSizeHead, UnetDecoder, resize, scale_size
 from .encoder import create_encoder
+from .layout import check_shapes
 
 _logger = logging.getLogger(__name__)
 
@@ -106,6 +109,8 @@ class MultiScaleUnet(SegmentationModel):
         self.name = f'multiscale-u-{encoder_name}'
         self._cut_decoder(self.scales[0])
         self.initialize()
+        # what `save_pretrained` writes: scales in any form, and weights that need not be fetched before they are loaded
+        self.config.update(scales=list(self.scales), encoder_weights=None)
 
     def initialize(self) -> None:
         """Set the decoder's and the heads' weights as SMP sets those of its own models."""
@@ -191,7 +196,7 @@ class MultiScaleUnet(SegmentationModel):
             del self.heads[str(scale)]
         self.scales = scales
         self._cut_decoder(scales[0])
-        self.config['scales'] = list(scales)  # what `save_pretrained` writes and `from_pretrained` builds
+        self.config['scales'] = list(scales)
 
     def _cut_decoder(self, finest: int) -> None:
         # A stage that feeds no head would leave parameters without a gradient, which breaks distributed training.
@@ -210,6 +215,11 @@ class MultiScaleUnet(SegmentationModel):
                 return
         raise ValueError(f'The encoder of {self.name} has no gradient checkpointing: leave it off.')
 
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The card that `save_pretrained` and `push_to_hub` write, of their `model_card_kwargs`: `dataset`, `metrics`
+        and `training`, as :func:`create_model_card` takes them."""
+        return create_model_card(self, *args, **kwargs)
+
     def load_state_dict(self, state_dict: Mapping[str, Any], **kwargs: Any) -> Any:
         """Load a checkpoint trained with any scales.
 
@@ -224,7 +234,7 @@ class MultiScaleUnet(SegmentationModel):
             key: value for key, value in self.state_dict().items()
             if key.startswith('heads.') and key.split('.')[1] != str(self.scales[0]) and key not in state_dict
         }
-        if auxiliary:
+        if auxiliary and any(key.startswith('heads.') for key in state_dict):  # not for weights of an encoder alone
             fresh = sorted({int(key.split('.')[1]) for key in auxiliary})
             _logger.warning('The checkpoint has no heads for scales %s: they keep their present weights.', fresh)
         return super().load_state_dict({**state_dict, **auxiliary}, **kwargs)
@@ -251,11 +261,15 @@ def unet_name(backbone: str) -> str:
 
 def _encoder_filter_fn(state_dict: dict[str, Any], model: MultiScaleUnet) -> dict[str, Any]:
     """Turn a backbone's published weights into those of the U-Net's encoder; a U-Net's own pass unchanged."""
-    if any(key.startswith('encoder.') for key in state_dict):
-        return state_dict
-    kept = model.encoder.state_dict().keys()
-    state_dict = rexnetv1.checkpoint_filter_fn(state_dict, model.encoder)
-    return {f'encoder.{key}': value for key, value in state_dict.items() if key in kept}
+    prefix = 'encoder.'
+    weights = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+    if not weights:
+        kept = model.encoder.state_dict().keys()
+        weights = rexnetv1.checkpoint_filter_fn(state_dict, model.encoder)
+        state_dict = {f'{prefix}{key}': value for key, value in weights.items() if key in kept}
+    # SMP would leave out what has another shape, which is nearly all of another width; timm adapts the first conv
+    check_shapes({key: value for key, value in weights.items() if key != 'stem.conv.weight'}, model.encoder)
+    return state_dict
 
 
 def _create_unet(variant: str, encoder_name: str, pretrained: bool, **kwargs: Any) -> MultiScaleUnet:
