@@ -251,6 +251,8 @@ def _check_scales(scales: Sequence[int], encoder_depth: int) -> tuple[int, ...]:
 
 # SMP's registry of architectures, which `smp.create_model('multiscaleunet', ...)` looks up.
 smp.MODEL_ARCHITECTURES_MAPPING['multiscaleunet'] = MultiScaleUnet
+# `smp.from_pretrained` looks the class of a saved model up among the names of SMP alone; one of SMP's own would stay
+vars(smp).setdefault(MultiScaleUnet.__name__, MultiScaleUnet)
 
 
 def unet_name(backbone: str) -> str:
