@@ -27,7 +27,7 @@ def test_examples_run(code, tmp_path, monkeypatch):
 
 
 def test_the_examples_are_there():
-    assert len(PYTHON) == 3 and len(TRAIN) == 3
+    assert len(PYTHON) == 4 and len(TRAIN) == 3
 
 
 @pytest.mark.parametrize('command', TRAIN, ids=range(len(TRAIN)))
