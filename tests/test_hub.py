@@ -110,6 +110,24 @@ def test_encoder_weights(build, adapted, published):
     assert_loaded(model.encoder, published, adapted)
 
 
+def test_tags_choose_the_repository():
+    twin = with_noise(timm.create_model('rexnetr_200', num_classes=11))  # for brevity; the encoder leaves them out
+    hub_cache.publish('timm/rexnetr_200.sw_in12k', twin)
+    expected = twin.state_dict()
+    for model in (
+            timm.create_model('rexnetv1r_2_0.sw_in12k', pretrained=True, num_classes=5),
+            timm.create_model('rexnetv1r_unet_2_0.sw_in12k', pretrained=True).encoder,
+            smp.Unet('rexnetv1r_2_0', encoder_weights='sw_in12k').encoder,
+            rexnet_timm.load_encoder_weights(create_encoder('rexnetv1r_2_0'), 'rexnetv1r_2_0.sw_in12k')):
+        own = {key: value for key, value in model.state_dict().items() if not key.startswith('head.')}
+        assert all(torch.equal(value, expected[key]) for key, value in own.items()) and len(own) > 390
+    for build in (
+            lambda: timm.create_model('rexnetv1r_2_0', pretrained=True),
+            lambda: smp.Unet('rexnetv1r_2_0', encoder_weights='imagenet')):
+        with pytest.raises(huggingface_hub.errors.LocalEntryNotFoundError):
+            build()  # the default is sw_in12k_ft_in1k, which is not in the cache
+
+
 def test_encoders_adapt_channels_as_timm_does(published):
     weight = timm.create_model('rexnet_100', pretrained=True, in_chans=4).stem.conv.weight
     torch.testing.assert_close(create_encoder('rexnetv1', 4, weights='imagenet').stem.conv.weight, weight)
