@@ -1,4 +1,5 @@
 """ ReXNetV1 and a multi-scale U-Net by name in timm and segmentation_models_pytorch; importing registers them. """
+from .card import create_model_card
 from .encoder import ReXNetV1Encoder, create_encoder
 from .losses import MultiScaleLoss
 from .rexnetv1 import ReXNetV1, ReXNetV1Lite
@@ -16,6 +17,7 @@ __all__ = [
     'SegmentationTask',
     '__version__',
     'create_encoder',
+    'create_model_card',
     'get_preprocessing_params',
     'load_encoder_weights',
 ]

@@ -51,8 +51,8 @@ def create_model_card(
 
 # {name} on {config['encoder_name']}
 
-{kind}: {config['in_channels']} channels in, {config['classes']} classes out, {parameters:.2f} M parameters. It is
-`{name}` of {package} on the encoder `{config['encoder_name']}`.
+{kind}: {config['in_channels']} channels in, {config['classes']} classes out, {parameters:.2f} M parameters.
+It is `{name}` of {package} on the encoder `{config['encoder_name']}`.
 
 With `FOLDER` this folder, or the name of its repository on the Hub:
 

@@ -42,10 +42,14 @@ def load_checkpoint_file(path: str | os.PathLike) -> dict[str, Any]:
         # timm's saver stores the arguments of the run in a namespace, which is plain data
         with torch.serialization.safe_globals([argparse.Namespace]):
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except pickle.UnpicklingError as error:
+        # torch's own text goes on to say how to run the code
         raise ValueError(
-            f'A checkpoint must hold tensors and plain values alone, and {os.fspath(path)!r} does not, or is damaged: '
-            f'{str(error).splitlines()[0]}') from error
+            f'A checkpoint must hold tensors and plain values alone, and {os.fspath(path)!r} does not: it holds code, '
+            'or is damaged, and nothing of it has run. A .safetensors file cannot hold code.') from error
+    except (RuntimeError, EOFError) as error:
+        text = next(iter(str(error).splitlines()), 'it is empty')
+        raise ValueError(f'{os.fspath(path)!r} is no checkpoint, or is damaged: {text}') from error
     if not isinstance(checkpoint, dict):
         raise ValueError(f'A checkpoint must be a dict, {os.fspath(path)!r} is a {type(checkpoint).__name__}.')
     return checkpoint

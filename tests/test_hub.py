@@ -13,7 +13,6 @@ import torch
 from test_weights import Trap, with_noise
 
 import rexnet_timm
-from rexnet_timm.card import create_model_card
 from rexnet_timm.encoder import create_encoder
 
 ENCODER = 'rexnetv1_test'
@@ -254,7 +253,7 @@ def test_the_model_card(tmp_path):
 @pytest.mark.parametrize('name', ['FPN', 'MultiScaleUnet'])
 def test_the_cards_example_loads_the_model(name, tmp_path, monkeypatch):
     model = trained(MODELS[name])
-    create_model_card(model, training='by hand').save(tmp_path / 'README.md')
+    rexnet_timm.create_model_card(model, training='by hand').save(tmp_path / 'README.md')
     model.save_pretrained(tmp_path)
     text = (tmp_path / 'README.md').read_text()
     assert 'by hand' in text and text.count('Not recorded.') == 2  # the data and the scores
