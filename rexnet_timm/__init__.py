@@ -1,4 +1,5 @@
 """ ReXNetV1 and a multi-scale U-Net by name in timm and segmentation_models_pytorch; importing registers them. """
+from .card import create_model_card
 from .depth import ReXDepth, disparity_to_depth
 from .encoder import ReXNetV1Encoder, create_encoder
 from .losses import MultiScaleLoss
@@ -6,6 +7,7 @@ from .rexnetv1 import ReXNetV1, ReXNetV1Lite
 from .task import DepthTask, SegmentationTask
 from .unet import MultiScaleUnet
 from .version import __version__
+from .weights import get_preprocessing_params, load_encoder_weights
 
 __all__ = [
     'DepthTask',
@@ -18,5 +20,8 @@ __all__ = [
     'SegmentationTask',
     '__version__',
     'create_encoder',
+    'create_model_card',
     'disparity_to_depth',
+    'get_preprocessing_params',
+    'load_encoder_weights',
 ]

@@ -27,10 +27,11 @@ from .data import (
 )
 from .depth import ReXDepth
 from .depth_losses import MultiScaleDepthLoss
-from .encoder import check_encoder_name
+from .encoder import check_encoder_name, check_encoder_weights
 from .losses import MultiScaleLoss, create_segmentation_loss
 from .names import near_names
 from .task import DepthTask, SegmentationTask
+from .weights import load_encoder_weights
 
 _logger = logging.getLogger(__name__)
 
@@ -56,6 +57,9 @@ def create_model(args: argparse.Namespace) -> nn.Module:
         ValueError: An unknown name, or an argument that the model does not take.
     """
     name = args.model
+    for path in filter(None, (args.pretrained_path, args.initial_checkpoint)):
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f'There is no checkpoint {path!r}.')
     if args.dataset == 'synthetic' and args.num_classes is None:
         args.num_classes = SyntheticShapes(1).num_classes
     flags = {
@@ -65,10 +69,14 @@ def create_model(args: argparse.Namespace) -> nn.Module:
     }
     flags = {flag: pair for flag, pair in flags.items() if pair[1] is not None}
     given = {**dict(flags.values()), **args.model_kwargs}
-    if name.lower() in smp.MODEL_ARCHITECTURES_MAPPING:
+    is_smp = name.lower() in smp.MODEL_ARCHITECTURES_MAPPING
+    if is_smp:
         if args.encoder_name is None:
             raise ValueError(f'--model {name} is an SMP architecture and needs an --encoder-name, such as rexnetv1.')
         check_encoder_name(args.encoder_name)
+        check_encoder_weights(args.encoder_name, args.encoder_weights)
+        if args.pretrained:
+            raise ValueError(f'--model {name} does not see --pretrained: name the weights with --encoder-weights.')
         if flags and name.lower() != 'multiscaleunet':
             raise ValueError(
                 f'--model {name} does not see {", ".join(flags)}: leave them out, or use --model multiscaleunet.')
@@ -83,14 +91,22 @@ def create_model(args: argparse.Namespace) -> nn.Module:
                 f'--model must be a model of timm or an architecture of SMP, got {name!r}.{near_names(name, known)}')
         create = timm.create_model
         given = {
-            'model_name': name, 'pretrained': args.pretrained, 'in_chans': args.in_chans,
-            'num_classes': args.num_classes, **given}  # timm leaves out what is None
+            'model_name': name, 'pretrained': args.pretrained or bool(args.pretrained_path),
+            'in_chans': args.in_chans, 'num_classes': args.num_classes, **given}  # timm leaves out what is None
+        if args.pretrained_path:
+            # as in timm's train.py: no number of classes equals -1, so the classifier of the file is left out
+            given['pretrained_cfg_overlay'] = dict(file=args.pretrained_path, num_classes=-1)
     try:
         model = create(**given)
     except TypeError as error:
         # an argument that the constructor does not know, such as --gp for a U-Net
         raise ValueError(f'--model {name} does not take all of its arguments: {error}.') from error
+    except RuntimeError as error:
+        # timm's, of a name without published weights or a file that does not fit
+        raise ValueError(f'--model {name} does not start from these weights: {_first_lines(error)}') from error
     _check_dataset(args, model)
+    if args.pretrained_path and is_smp:
+        load_encoder_weights(model.encoder, args.pretrained_path)
     if args.initial_checkpoint:
         _load_weights(model, args.initial_checkpoint)
     if args.grad_checkpointing:
@@ -105,13 +121,16 @@ def create_model(args: argparse.Namespace) -> nn.Module:
 
 
 def _load_weights(model: nn.Module, path: str) -> None:
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f'There is no checkpoint {path!r}.')
     try:
         load_checkpoint(model, path)  # timm's: any of its files, the moving average where there is one, no code run
     except RuntimeError as error:
-        text = '; '.join(line.strip() for line in str(error).splitlines()[:3])
-        raise ValueError(f'--initial-checkpoint {path!r} does not fit the model: {text}') from error
+        hint = ' --pretrained-path takes the weights of an encoder alone.' if kind_of(model) == 'segmentation' else ''
+        raise ValueError(
+            f'--initial-checkpoint {path!r} does not fit the model: {_first_lines(error)}{hint}') from error
+
+
+def _first_lines(error: Exception) -> str:
+    return '; '.join(line.strip() for line in str(error).splitlines()[:3])
 
 
 def kind_of(model: nn.Module) -> str:

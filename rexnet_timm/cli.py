@@ -64,6 +64,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--rex-depth-mult', type=float, metavar='X',
                        help="depth of 'rexnetv1', 'rexnetv1_unet' and 'rexdepth'")
     group.add_argument('--pretrained', action='store_true', help='start from published weights')
+    group.add_argument('--pretrained-path', default='', metavar='PATH',
+                       help='start from a file as from published weights: adapted, without the classifier')
     group.add_argument('--initial-checkpoint', default='', metavar='PATH', help='start from the weights of a file')
     group.add_argument('--resume', default='', metavar='PATH', help='continue a run from its checkpoint')
     group.add_argument('--no-resume-opt', action='store_true', help='continue without the state of the optimizer')

@@ -27,7 +27,13 @@ from .names import near_names
 from .rexnetv1 import ReXNetV1, ReXNetV1Lite, default_cfgs, model_cfgs
 
 __all__ = [
-    'ReXNetV1Encoder', 'ReXNetV1LiteEncoder', 'check_encoder_name', 'create_encoder', 'fixed_input_size',
+    'ReXNetEncoderMixin',
+    'ReXNetV1Encoder',
+    'ReXNetV1LiteEncoder',
+    'check_encoder_name',
+    'check_encoder_weights',
+    'create_encoder',
+    'fixed_input_size',
     'register_encoders',
 ]
 
@@ -211,7 +217,7 @@ def create_encoder(
         raise ValueError(
             f"Encoder '{name}' takes no further arguments, got {', '.join(kwargs)}. Leave them out, or use a name of "
             "this package or a 'tu-' one.")
-    _check_weights(name, timm_name, weights)
+    check_encoder_weights(name, weights)
     if timm_name:
         try:
             return smp.encoders.get_encoder(
@@ -267,7 +273,9 @@ def _timm_name(name: str) -> str:
     return ''
 
 
-def _check_weights(name: str, timm_name: str, weights: str | bool | None) -> None:
+def check_encoder_weights(name: str, weights: str | bool | None) -> None:
+    """Raise ValueError, with what there is, for pretrained weights that the encoder of a known name has not."""
+    timm_name = _timm_name(name)
     if weights is None or ':' in timm_name:
         return
     if timm_name:
@@ -279,7 +287,8 @@ def _check_weights(name: str, timm_name: str, weights: str | bool | None) -> Non
     if weights not in known:
         raise ValueError(
             f"Encoder '{name}' has {'the weights ' + ', '.join(known) if known else 'no pretrained weights'}, got "
-            f"{weights!r}. Use {'one of these or ' if known else ''}encoder_weights=None.")
+            f"{weights!r}. Use {'one of these or ' if known else ''}encoder_weights=None; "
+            'rexnet_timm.load_encoder_weights(encoder, path) takes a file.')
 
 
 register_encoders()

@@ -113,8 +113,10 @@ def check_shapes(state_dict: Mapping[str, Any], model: 'ReXNetV1') -> None:
     if not wrong:
         return
     key = wrong[0]
-    # 'features.<last>.conv.weight'
-    final = [value for name, value in state_dict.items() if name.startswith('features.') and name.count('.') == 3]
+    # of the entries 'features.<last>.conv.weight' and 'features.<index>.conv_dw.conv.weight'
+    final = [
+        value for name, value in state_dict.items()
+        if name.startswith('features.') and name.endswith('.conv.weight') and name.count('.') == 3]
     another_width = final and any(name.startswith('features.') for name in wrong)
     width = f' Its final conv suggests width_mult={final[0].shape[0] / FINAL_CHS:g}.' if another_width else ''
     raise ValueError(

@@ -16,14 +16,17 @@ from typing import Any
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn as nn
+from huggingface_hub import ModelCard
 from segmentation_models_pytorch.base import SegmentationModel
 from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
 from segmentation_models_pytorch.base.modules import Activation
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from . import rexnetv1
+from .card import create_model_card
 from .decoder import AdditiveDecoder, create_decoder, resize, scale_size
 from .encoder import create_encoder, fixed_input_size
+from .layout import check_shapes
 
 _logger = logging.getLogger(__name__)
 
@@ -101,6 +104,8 @@ class MultiScaleUnet(SegmentationModel):
         # a stage that feeds no head would leave parameters without a gradient, which breaks distributed training
         self.decoder.cut(self.scales[0])
         self.initialize()
+        # what `save_pretrained` writes: scales in any form, and weights that need not be fetched before they are loaded
+        self.config.update(scales=list(self.scales), encoder_weights=None)
 
     def initialize(self) -> None:
         """Set the decoder's and the heads' weights as SMP sets those of its own models."""
@@ -252,7 +257,7 @@ class MultiScaleUnet(SegmentationModel):
             del self.heads[str(scale)]
         self.scales = scales
         self.decoder.cut(scales[0])
-        self.config['scales'] = list(scales)  # what `save_pretrained` writes and `from_pretrained` builds
+        self.config['scales'] = list(scales)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the encoder's activations in the backward pass instead of storing them.
@@ -265,6 +270,11 @@ class MultiScaleUnet(SegmentationModel):
                 module.set_grad_checkpointing(enable)
                 return
         raise ValueError(f'The encoder of {self.name} has no gradient checkpointing: leave it off.')
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The card that `save_pretrained` and `push_to_hub` write, of their `model_card_kwargs`: `dataset`, `metrics`
+        and `training`, as :func:`create_model_card` takes them."""
+        return create_model_card(self, *args, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], **kwargs: Any) -> Any:
         """Load a checkpoint trained with any scales, or, with the unet decoder, one of `smp.Unet`.
@@ -290,7 +300,7 @@ class MultiScaleUnet(SegmentationModel):
             key: value for key, value in self.state_dict().items()
             if key.startswith('heads.') and key.split('.')[1] != str(self.scales[0]) and key not in state_dict
         }
-        if auxiliary:
+        if auxiliary and any(key.startswith('heads.') for key in state_dict):  # not for weights of an encoder alone
             fresh = sorted({int(key.split('.')[1]) for key in auxiliary})
             _logger.warning('The checkpoint has no heads for scales %s: they keep their present weights.', fresh)
         return super().load_state_dict({**state_dict, **auxiliary}, **kwargs)
@@ -314,6 +324,8 @@ def _check_scales(scales: Sequence[int], encoder_depth: int) -> tuple[int, ...]:
 
 # SMP's registry of architectures, which `smp.create_model('multiscaleunet', ...)` looks up.
 smp.MODEL_ARCHITECTURES_MAPPING['multiscaleunet'] = MultiScaleUnet
+# `smp.from_pretrained` looks the class of a saved model up among the names of SMP alone; one of SMP's own would stay
+vars(smp).setdefault(MultiScaleUnet.__name__, MultiScaleUnet)
 
 
 def unet_name(backbone: str) -> str:
@@ -324,11 +336,15 @@ def unet_name(backbone: str) -> str:
 
 def encoder_filter_fn(state_dict: dict[str, Any], model: MultiScaleUnet) -> dict[str, Any]:
     """Turn a backbone's published weights into those of the U-Net's encoder; a U-Net's own pass unchanged."""
-    if any(key.startswith('encoder.') for key in state_dict):
-        return state_dict
-    kept = model.encoder.state_dict().keys()
-    state_dict = rexnetv1.checkpoint_filter_fn(state_dict, model.encoder)
-    return {f'encoder.{key}': value for key, value in state_dict.items() if key in kept}
+    prefix = 'encoder.'
+    weights = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+    if not weights:
+        kept = model.encoder.state_dict().keys()
+        weights = rexnetv1.checkpoint_filter_fn(state_dict, model.encoder)
+        state_dict = {f'{prefix}{key}': value for key, value in weights.items() if key in kept}
+    # SMP would leave out what has another shape, which is nearly all of another width; timm adapts the first conv
+    check_shapes({key: value for key, value in weights.items() if key != 'stem.conv.weight'}, model.encoder)
+    return state_dict
 
 
 def _create_unet(variant: str, encoder_name: str, pretrained: bool, **kwargs: Any) -> MultiScaleUnet:

@@ -1,5 +1,13 @@
-import pytest
-import torch
+import os
+from tempfile import TemporaryDirectory
+
+# huggingface_hub reads these when it is imported: no test reaches out, or depends on what was fetched before
+_hub_cache = TemporaryDirectory(prefix='hub-cache-')
+os.environ['HF_HUB_CACHE'] = _hub_cache.name
+os.environ['HF_HUB_OFFLINE'] = '1'
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 
 @pytest.fixture(scope='session', autouse=True)

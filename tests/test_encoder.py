@@ -53,6 +53,31 @@ def test_every_name_is_an_encoder(name):
     assert str(encoder.load_state_dict(backbone.state_dict())) == '<All keys matched successfully>'
 
 
+@pytest.mark.parametrize('name', model_cfgs)
+@pytest.mark.parametrize('depth, output_stride', [(3, 8), (4, 16), (5, 8)])
+def test_contract_of_every_name(name, depth, output_stride):
+    with torch.device('meta'):
+        encoder = smp.encoders.get_encoder(name, 3, depth, None, output_stride)
+        reference = timm.create_model(name, output_stride=output_stride)
+    assert_contract(encoder, 3, depth, output_stride)
+    # dilated once, as timm dilates
+    convs = [(block.conv_dw.conv, twin.conv_dw.conv)
+             for block, twin in zip(encoder.features, reference.features, strict=False)]
+    assert len(convs) == len(encoder.features) > 2
+    for conv, twin in convs:
+        assert (conv.stride, conv.dilation, conv.padding) == (twin.stride, twin.dilation, twin.padding)
+    assert depth < 5 or convs[-1][0].dilation > (1, 1)
+
+
+@pytest.mark.parametrize('name', model_cfgs)
+def test_channels_of_every_name(name):
+    for in_channels in (1, 4):
+        encoder = smp.encoders.get_encoder(name, in_channels, 3, None).eval()
+        with torch.no_grad():
+            features = encoder(image(1, in_channels, 32, 32))
+        assert [f.shape[1] for f in features] == encoder.out_channels and encoder.out_channels[0] == in_channels
+
+
 @pytest.mark.parametrize('depth', [1, 2, 3, 4, 5])
 @pytest.mark.parametrize('in_channels', [1, 3, 4])
 @pytest.mark.parametrize('output_stride', [8, 16, 32])
@@ -155,6 +180,35 @@ def test_script_trace_export_compile(name, depth, output_stride):
     assert_all_equal(list(torch.jit.trace(encoder, x, strict=False)(x)), expected)
     assert_all_equal(torch.export.export(encoder, (x,)).module()(x), expected)
     assert_all_equal(torch.compile(encoder, fullgraph=True, backend='eager')(x), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('name', model_cfgs)
+def test_script_trace_export_compile_of_every_name(name):
+    encoder = smp.encoders.get_encoder(name, 3, 5, None).eval()
+    x = image(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = encoder(x)
+        assert_all_equal(torch.jit.script(encoder)(x), expected)
+        assert_all_equal(list(torch.jit.trace(encoder, x, strict=False)(x)), expected)
+        assert_all_equal(torch.export.export(encoder, (x,)).module()(x), expected)
+        assert_all_equal(torch.compile(encoder, fullgraph=True, dynamic=True, backend='eager')(x), expected)
+
+
+@pytest.mark.parametrize('arch', ['Unet', 'FPN', 'DeepLabV3Plus'])
+def test_frozen_encoders_of_smp_stay_frozen(arch):
+    model = smp.create_model(arch, SMALL, encoder_weights=None)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    model.freeze_encoder()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+    model.train()(image(2, 3, 64, 64)).square().mean().backward()
+    optimizer.step()
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed and not any(key.startswith('encoder.') for key in changed)
+    model.unfreeze_encoder()
+    model.train()(image(2, 3, 64, 64)).square().mean().backward()
+    assert all(p.grad is not None for p in model.encoder.parameters())
 
 
 def architectures() -> list[tuple]:

@@ -31,7 +31,7 @@ def test_examples_run(code, tmp_path, monkeypatch):
 
 
 def test_the_examples_are_there():
-    assert len(PYTHON) == 4 and len(TRAIN) == 4 and len(TIMM_TRAIN) == 1
+    assert len(PYTHON) == 5 and len(TRAIN) == 5 and len(TIMM_TRAIN) == 1
 
 
 @pytest.mark.parametrize('command', TRAIN, ids=range(len(TRAIN)))
