@@ -3,11 +3,11 @@
 
     python scripts/benchmark.py --sizes 256 --batch-sizes 4 8 --output output/benchmark
 
-Every round times each model in each memory format, one after the other, so that a machine whose speed drifts treats
-all alike; medians over the rounds are compared, with the quartiles for the spread. A model's turn begins with a step
-that is not timed: after another model, memory and compiled kernels have to be had anew, which a run of one model does
-once, and which costs up to as much again as a step. Peak memory is that of a process of its own for each model: the
-highest resident size in two training steps over that before them.
+Each model lives in a process of its own, as it would in use, so that none inherits another's memory or compiled
+kernels. In every round each takes its turn, in each memory format, while the others wait, so that a machine whose speed
+drifts treats all alike. A turn is a step that is not timed and two that are; medians over all are compared, with the
+quartiles for the spread. Peak memory is that of one more process for each model: the highest resident size in two
+training steps over that before them.
 A table is printed; benchmark.csv and a picture for each size and batch are written.
 """
 import argparse
@@ -19,6 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
@@ -66,18 +67,23 @@ def loss_of(output: torch.Tensor | list[torch.Tensor], target: torch.Tensor) -> 
 
 
 class Case:
-    """One model at one size: what a round times."""
+    """One model at one size."""
 
-    def __init__(self, name: str, size: int, batch_size: int, channels_last: bool, device: torch.device, amp: bool):
-        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    def __init__(self, name: str, size: int, batch_size: int, device: torch.device, amp: bool):
         self.device = device
         self.precision = Precision.create(device, amp)
-        self.model = MODELS[name]().to(device, memory_format=memory_format)
-        self.input = torch.randn(batch_size, 3, size, size, device=device).contiguous(memory_format=memory_format)
+        self.model = MODELS[name]().to(device)
+        self.input = torch.randn(batch_size, 3, size, size, device=device)
         self.target = torch.randint(CLASSES, (batch_size, size, size), device=device)
 
+    def set_format(self, channels_last: bool) -> None:
+        """NHWC or NCHW, for the weights and the images."""
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.model.to(memory_format=memory_format)
+        self.input = self.input.contiguous(memory_format=memory_format)
+
     def _seconds(self, step: Callable[[], None]) -> list[float]:
-        """Of two steps after one that does not count."""
+        """Of two steps, after one that is not timed."""
         seconds = []
         for _ in range(3):
             self._wait()
@@ -114,6 +120,23 @@ class Case:
         return self._seconds(self.predict)
 
 
+def _take_turns(
+        name: str,
+        size: int,
+        batch_size: int,
+        device: str,
+        amp: bool,
+        threads: int,
+        connection: Connection,
+) -> None:
+    """A process of `time_models`: answers each memory format with the seconds of a turn, until it gets None."""
+    torch.set_num_threads(threads)
+    case = Case(name, size, batch_size, torch.device(device), amp)
+    while (channels_last := connection.recv()) is not None:
+        case.set_format(channels_last)
+        connection.send((case.time_training(), case.time_inference()))
+
+
 def time_models(
         names: Sequence[str],
         size: int,
@@ -123,19 +146,32 @@ def time_models(
         amp: bool,
 ) -> dict[tuple[str, bool], dict[str, list[float]]]:
     """Seconds of two steps a round, {(name, channels_last): {'training': [...], 'inference': [...]}}."""
-    cases = {
-        (name, channels_last): Case(name, size, batch_size, channels_last, device, amp)
-        for name, channels_last in itertools.product(names, (False, True))
-    }
-    seconds = {key: {'training': [], 'inference': []} for key in cases}
+    context = multiprocessing.get_context('spawn')
+    connections, processes = {}, []
+    for name in names:
+        connections[name], theirs = context.Pipe()
+        process = context.Process(
+            target=_take_turns, daemon=True,
+            args=(name, size, batch_size, device.type, amp, torch.get_num_threads(), theirs))
+        process.start()
+        theirs.close()  # so that the end of a process ends the wait for it
+        processes.append(process)
+    seconds = {key: {'training': [], 'inference': []} for key in itertools.product(names, (False, True))}
     for round_index in range(rounds + 1):
-        for key, case in cases.items():
-            training, inference = case.time_training(), case.time_inference()
+        for (name, channels_last), record in seconds.items():
+            try:
+                connections[name].send(channels_last)
+                training, inference = connections[name].recv()
+            except (BrokenPipeError, EOFError):
+                raise RuntimeError(f'The process of {name} ended at {size} x {size}, batch {batch_size}.') from None
             if round_index > 0:
-                seconds[key]['training'] += training
-                seconds[key]['inference'] += inference
+                record['training'] += training
+                record['inference'] += inference
         print(f'\r{size} x {size}, batch {batch_size}: round {round_index} of {rounds}', end='', file=sys.stderr)
     print(file=sys.stderr)
+    for connection, process in zip(connections.values(), processes, strict=True):
+        connection.send(None)
+        process.join()
     return seconds
 
 
@@ -149,7 +185,8 @@ def _resident_size(kind: str) -> int:
 
 
 def _peak_memory(name: str, size: int, batch_size: int, channels_last: bool, device: str, queue) -> None:
-    case = Case(name, size, batch_size, channels_last, torch.device(device), amp=False)
+    case = Case(name, size, batch_size, torch.device(device), amp=False)
+    case.set_format(channels_last)
     case.model.train()
     before = torch.cuda.memory_allocated() if device == 'cuda' else _resident_size('VmRSS')
     for _ in range(2):

@@ -19,7 +19,7 @@ TIMM_NAMES = [
 FIXED_SIZE = {'efficientformerv2_s0', 'maxvit_tiny_tf_224', 'swin_tiny_patch4_window7_224', 'swinv2_tiny_window8_256'}
 SMP_NAMES = [name for name in smp.encoders.get_encoder_names() if name not in model_cfgs]
 # What is larger trains without numbers: memory and minutes would say nothing about the decoder.
-LARGEST = 30_000_000
+LARGEST = 15_000_000
 
 
 def check_training(encoder_name: str, size: int, **kwargs) -> None:
