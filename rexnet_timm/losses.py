@@ -42,7 +42,8 @@ class MultiScaleLoss(nn.Module):
             'nearest': the label in the middle of each cell. 'majority': the commonest label of the cell.
             'object': the commonest, but that an object with at least `object_share` of the cell wins over class 0.
             'soft': the shares of the classes below scale 0, for mean losses that take labels and probabilities
-            (N, C, h, w), as torch's cross entropy does. 'upsample': the logits are enlarged to the target.
+            (N, C, h, w), as torch's cross entropy does; of a binary target the share of class 1, (N, h, w).
+            'upsample': the logits are enlarged to the target.
         ignore_index: Label without a loss. It must be what `base_loss` ignores; None asks its attribute of that
             name. A scale where no other label is left has loss 0 and gradient 0, where a mean would not be finite.
         object_share: Share of a cell, above 0 to 1, for `target='object'`.
@@ -51,7 +52,7 @@ class MultiScaleLoss(nn.Module):
 
     Raises:
         ValueError: Unknown `weights` or `target`, weights that are negative or sum to 0, `object_share` or
-            `fade_epochs` out of range.
+            `fade_epochs` out of range, soft targets for a loss of SMP that takes labels alone.
     """
 
     def __init__(
@@ -78,6 +79,8 @@ class MultiScaleLoss(nn.Module):
             raise ValueError(f'object_share must be above 0 and at most 1, got {object_share}.')
         if fade_epochs is not None and not 0 <= fade_epochs[0] < fade_epochs[1]:
             raise ValueError(f'fade_epochs must be two epochs, 0 <= first < last, got {tuple(fade_epochs)}.')
+        if target == 'soft':
+            _check_takes_shares(base_loss)
         several = isinstance(base_loss, Sequence)
         first = base_loss[0] if several else base_loss
         # a module list keeps the buffers of the losses, such as class weights, on the right device
@@ -183,12 +186,26 @@ class MultiScaleLoss(nn.Module):
             return majority_target(target, **cells)
         if self.target == 'object':
             return object_target(target, share=self.object_share, **cells)
-        return soft_target(target, **cells)
+        shares = soft_target(target, **cells)
+        if target.ndim == 4 or output.shape[1] > 1:
+            return shares
+        # binary losses take one mask, without a dimension for the classes
+        unlabelled = shares.sum(1) == 0
+        return shares[:, 1] if self.ignore_index is None else shares[:, 1].masked_fill(unlabelled, self.ignore_index)
 
     def finest(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Loss of the finest scale alone, which is that of an evaluation output (N, C, H, W)."""
         base_loss = self.base_loss[0] if isinstance(self.base_loss, nn.ModuleList) else self.base_loss
         return self._loss_at(base_loss, output, target, 0)
+
+
+def _check_takes_shares(base_loss: BaseLoss | Sequence[BaseLoss]) -> None:
+    losses = base_loss if isinstance(base_loss, Sequence) else [base_loss]
+    for part in (part for loss in losses if isinstance(loss, nn.Module) for part in loss.modules()):
+        if getattr(part, 'mode', None) == 'multiclass' or isinstance(part, smp.losses.SoftCrossEntropyLoss):
+            raise ValueError(
+                f"target='soft' gives the shares of the classes, and SMP's {type(part).__name__} takes labels alone: "
+                "take torch's cross entropy ('ce'), or another target, such as 'majority'.")
 
 
 def _scale_of(output: torch.Tensor, target: torch.Tensor) -> int:

@@ -71,6 +71,18 @@ def test_cells_of_one_label_make_every_mode_equal_to_nearest(mode):
         torch.testing.assert_close(other[name], value)
 
 
+@pytest.mark.parametrize('name', ['ce', 'dice', 'ce+dice'])
+def test_soft_targets_of_a_binary_mask_are_the_shares_of_class_1(name):
+    loss = create_segmentation_loss(name, 1, 255)
+    outputs = [torch.randn(1, 1, 4, 4, requires_grad=True), torch.randn(1, 1, 2, 2, requires_grad=True)]
+    target = torch.tensor([[[1, 0, 1, 1], [0, 0, 1, 1], [255, 255, 0, 1], [255, 255, 0, 255]]])
+    shares = torch.tensor([[[0.25, 1], [255, 1 / 3]]])
+    parts = MultiScaleLoss(loss, target='soft', ignore_index=255).forward_scales(outputs, target)
+    torch.testing.assert_close(parts['loss_scale_1'], loss(outputs[1], shares).detach())
+    parts['loss'].backward()
+    assert outputs[1].grad[0, 0, 1, 0] == 0 and outputs[1].grad.isfinite().all()
+
+
 def test_enlarged_logits_meet_the_full_target():
     outputs, target = outputs_and_target(scales=(0, 2))
     losses = MultiScaleLoss(nn.CrossEntropyLoss(), target='upsample').forward_scales(outputs, target)
@@ -179,8 +191,6 @@ def test_no_loss_class_of_smp_is_forgotten():
 @pytest.mark.parametrize('name', SMP_LOSSES)
 def test_every_loss_of_smp_serves_as_base(name, target_mode):
     mode, factory = SMP_LOSSES[name]
-    if mode == 'multilabel' and target_mode == 'majority':
-        pytest.skip('majorities are of labels, and multi-label masks have none')
     classes = 1 if mode == 'binary' else 4
     outputs, target = outputs_and_target(classes=max(2, classes))
     outputs = [output[:, :classes].detach() for output in outputs]
@@ -216,6 +226,10 @@ def test_every_loss_of_smp_serves_as_base(name, target_mode):
      r'got 2 weights for the 3 scales \(0, 1, 2\)'),
     (lambda: MultiScaleLoss(nn.CrossEntropyLoss())(torch.randn(1, 2, 10, 10), torch.zeros(1, 24, 24, dtype=torch.long)),
      'an output of 10 x 10 for a target of 24 x 24'),
+    (lambda: MultiScaleLoss(create_segmentation_loss('ce+dice', 3, 255), target='soft'),
+     "SMP's DiceLoss takes labels alone: take torch's cross entropy .'ce'., or another target"),
+    (lambda: MultiScaleLoss([nn.CrossEntropyLoss(), smp.losses.SoftCrossEntropyLoss()], target='soft'),
+     "SMP's SoftCrossEntropyLoss takes labels alone"),
     (lambda: create_segmentation_loss('ce+hinge', 3, 255), "one of ce, dice, focal, lovasz, .* got 'ce.hinge'"),
 ])
 def test_wrong_arguments_are_refused(call, message):
