@@ -2,8 +2,9 @@
 
 From the features of any encoder of segmentation_models_pytorch (SMP) to those of every scale, coarsest first. There are
 two: that of `smp.Unet` itself (`ConcatDecoder`), and a light one (`AdditiveDecoder`), in which
-* skips are added instead of concatenated, and refined by depthwise-separable convolutions (MobileNets,
-  https://arxiv.org/abs/1704.04861), so that the decoder costs a fraction of the encoder instead of a multiple
+* skips are added instead of concatenated, so that the decoder costs a fraction of the encoder instead of a multiple
+* the sums are refined by wide depthwise-separable convolutions (MobileNets, https://arxiv.org/abs/1704.04861) at the
+  coarse scales, and by plain ones at the two finest, which thin objects need and few channels make cheap
 * nothing is computed at full resolution but the logits, enlarged from half resolution
 
 In both, the features of every stage come out, and the stages finer than asked for are not run.
@@ -15,7 +16,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from segmentation_models_pytorch.base import SegmentationHead
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
-from timm.layers import BatchNormAct2d, SeparableConvNormAct, create_act_layer
+from timm.layers import BatchNormAct2d, ConvNormAct, SeparableConvNormAct, create_act_layer
 
 __all__ = ['DECODER_CHANNELS', 'AdditiveDecoder', 'ConcatDecoder', 'create_decoder', 'resize', 'scale_size']
 
@@ -47,7 +48,7 @@ class DecoderBlock(nn.Module):
             in_chs: int,
             skip_chs: int,
             out_chs: int,
-            kernel_size: int = 3,
+            separable: bool,
             act_layer: str = 'relu',
             interpolation: str = 'nearest',
     ):
@@ -57,7 +58,10 @@ class DecoderBlock(nn.Module):
         # Patch-4 encoders have no half-scale feature: SMP hands out one with no channels.
         self.conv_skip = nn.Conv2d(skip_chs, out_chs, 1, bias=False) if skip_chs > 0 else None
         self.norm = BatchNormAct2d(out_chs, act_layer=act_layer)
-        self.refine = SeparableConvNormAct(out_chs, out_chs, kernel_size, apply_act=False)
+        if separable:
+            self.refine = SeparableConvNormAct(out_chs, out_chs, 5, apply_act=False)
+        else:
+            self.refine = ConvNormAct(out_chs, out_chs, 3, apply_act=False)
         self.act = create_act_layer(act_layer)
 
     def forward(self, x: torch.Tensor, skip: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -150,9 +154,8 @@ class AdditiveDecoder(_ScaleDecoder):
         # keyed by scale, so that a stage keeps its name in the state dict when finer ones are cut off
         self.stages = nn.ModuleDict()
         for scale, out_chs in self.channels.items():
-            # a wide kernel costs little where the features are small
             self.stages[str(scale)] = DecoderBlock(
-                in_chs, encoder_channels[scale], out_chs, 5 if scale > 1 else 3, act_layer, interpolation)
+                in_chs, encoder_channels[scale], out_chs, scale > 2, act_layer, interpolation)
             in_chs = out_chs
 
     def step(self, x: torch.Tensor, features: list[torch.Tensor], scale: int, size: tuple[int, int]) -> torch.Tensor:
