@@ -242,15 +242,27 @@ def create_encoder(
     return encoder
 
 
-def fixed_input_size(name: str, img_size: int | tuple[int, int] | None = None, **kwargs: Any) -> tuple[int, int] | None:
-    """The only height and width that an encoder takes, of which most have none; takes the arguments of the encoder."""
+def fixed_input_size(
+        name: str,
+        encoder: nn.Module,
+        in_channels: int = 3,
+        img_size: int | tuple[int, int] | None = None,
+        **kwargs: Any,
+) -> tuple[int, int] | None:
+    """The only height and width that an encoder takes, None for most; takes the arguments that it was built with."""
     timm_name = _timm_name(name)
     cfg = timm.models.get_pretrained_cfg(timm_name) if timm_name and ':' not in timm_name else None
     if cfg is None or not cfg.fixed_input_size:
         return None
     if img_size is None:
-        return tuple(cfg.input_size[1:])
-    return (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+        img_size = cfg.input_size[1:]
+    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    # timm's configurations say so of networks that take any size as well; the meta device tells at no cost
+    try:
+        copy.deepcopy(encoder).to('meta')(torch.zeros(1, in_channels, 2 * height, 2 * width, device='meta'))
+    except (AssertionError, RuntimeError, ValueError):
+        return height, width
+    return None
 
 
 def _freeze_unreached(encoder: nn.Module, in_channels: int) -> None:

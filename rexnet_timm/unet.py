@@ -90,7 +90,7 @@ class MultiScaleUnet(SegmentationModel):
 
         self.encoder = create_encoder(
             encoder_name, in_channels=in_channels, depth=encoder_depth, weights=encoder_weights, **kwargs)
-        self._fixed_size = fixed_input_size(encoder_name, **kwargs)
+        self._fixed_size = fixed_input_size(encoder_name, self.encoder, in_channels, **kwargs)
         self.decoder = create_decoder(
             decoder_type, self.encoder.out_channels, decoder_channels, decoder_act_layer, decoder_interpolation,
             add_center_block=encoder_name.startswith('vgg'))

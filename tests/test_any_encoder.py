@@ -78,6 +78,11 @@ def test_fixed_sizes_are_told():
         model(torch.randn(1, 3, 96, 64))
 
 
+def test_sizes_that_timm_calls_fixed_and_are_not():
+    model = MultiScaleUnet('tu-swiftformer_xs', classes=2).eval()  # 224 x 224, timm says
+    assert model(torch.randn(1, 3, 64, 96)).shape == (1, 2, 64, 96)
+
+
 @pytest.mark.parametrize('name, reason', [
     ('vit_tiny_patch16_224', 'Unsupported model downsampling pattern'),
     ('nest_tiny', 'list index out of range'),
