@@ -259,7 +259,7 @@ def fixed_input_size(
     height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
     # timm's configurations say so of networks that take any size as well; the meta device tells at no cost
     try:
-        copy.deepcopy(encoder).to('meta')(torch.zeros(1, in_channels, 2 * height, 2 * width, device='meta'))
+        copy.deepcopy(encoder).to('meta')(torch.zeros(1, in_channels, height + 32, width + 32, device='meta'))
     except (AssertionError, RuntimeError, ValueError):
         return height, width
     return None
