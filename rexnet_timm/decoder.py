@@ -4,7 +4,7 @@ From the features of any encoder of segmentation_models_pytorch (SMP) to those o
 two: that of `smp.Unet` itself (`ConcatDecoder`), and a light one (`AdditiveDecoder`), in which
 * skips are added instead of concatenated, so that the decoder costs a fraction of the encoder instead of a multiple
 * the sums are refined by wide depthwise-separable convolutions (MobileNets, https://arxiv.org/abs/1704.04861) at the
-  coarse scales, and by plain ones at the two finest, which thin objects need and few channels make cheap
+  coarse scales, and by plain ones at the two finest, where the channels are few
 * nothing is computed at full resolution but the logits, enlarged from half resolution
 
 In both, the features of every stage come out, and the stages finer than asked for are not run.
