@@ -9,7 +9,8 @@ What differs from timm's RexNet:
   agree for every published width. Rounded channels (`ch_div > 1`) follow timm.
 * state dicts in NAVER's own layout load as well as timm's, and others are refused with what they lack.
 * the lite form, which timm does not have.
-* in training the SiLUs do not work in place, which saves a copy of their input.
+* training keeps less for the backward pass (`norm_act.py`); where that does not apply, the SiLUs do not work in place,
+  which saves a copy of their input.
 
 ReXNet normalises inside its squeeze-excitation over 1x1 maps: training needs at least two images per process.
 """
@@ -33,6 +34,7 @@ from .layout import (
     timm_to_naver,
     to_timm_layout,
 )
+from .norm_act import convert_lean
 
 __all__ = ['ReXNetV1', 'ReXNetV1Lite', 'checkpoint_filter_fn', 'naver_to_timm', 'timm_to_naver']
 
@@ -153,6 +155,7 @@ class ReXNetV1(RexNet):
             _init_weights(self.features[-1])
             _init_weights(self.head)
 
+        convert_lean(self)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> 'ReXNetV1':

@@ -1,0 +1,140 @@
+"""BatchNorm and activations that train with less memory on a CPU.
+
+Autograd keeps the input of an activation beside its output, which the next convolution keeps anyway. Here
+* BatchNorm with SiLU keeps its own input alone and computes the normalised map again in the backward pass, as
+  In-Place Activated BatchNorm does for invertible activations, https://arxiv.org/abs/1712.02616
+* ReLU6 keeps its output alone, which tells as well as its input where it was cut off
+* a gradient that arrives in another memory format than the features is brought to theirs, for which torch's BatchNorm
+  has a fast path
+
+Values and gradients are torch's. Compiled, exported and scripted models, other devices and mixed precision take timm's
+and torch's own modules: compilers decide themselves what to compute again.
+"""
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.layers import BatchNormAct2d
+
+__all__ = ['LeanBatchNormAct2d', 'LeanReLU6', 'convert_lean']
+
+
+class _BatchNormAct(torch.autograd.Function):
+    """BatchNorm over the batch, and SiLU if `silu`, that keeps nothing but its input."""
+
+    @staticmethod
+    def forward(
+            ctx: Any,
+            x: torch.Tensor,
+            weight: torch.Tensor,
+            bias: torch.Tensor,
+            running_mean: torch.Tensor,
+            running_var: torch.Tensor,
+            momentum: float,
+            eps: float,
+            silu: bool,
+    ) -> torch.Tensor:
+        y, mean, invstd = torch.native_batch_norm(x, weight, bias, running_mean, running_var, True, momentum, eps)
+        ctx.save_for_backward(x, weight, bias, mean, invstd)
+        ctx.eps, ctx.silu = eps, silu
+        return F.silu(y, inplace=True) if silu else y
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight, bias, mean, invstd = ctx.saved_tensors
+        if torch.is_grad_enabled():  # someone wants gradients of gradients
+            y = F.batch_norm(x, None, None, weight, bias, training=True, eps=ctx.eps)
+            y = F.silu(y) if ctx.silu else y
+            inputs = [tensor for tensor in (x, weight, bias) if tensor.requires_grad]
+            grads = iter(torch.autograd.grad(y, inputs, grad, create_graph=True))
+            return *(next(grads) if is_needed else None for is_needed in ctx.needs_input_grad[:3]), *[None] * 5
+        if x.is_contiguous(memory_format=torch.channels_last):
+            grad = grad.contiguous(memory_format=torch.channels_last)
+        if ctx.silu:
+            scale = weight * invstd
+            normalised = torch.addcmul((bias - mean * scale)[:, None, None], x, scale[:, None, None])
+            grad = torch.ops.aten.silu_backward.grad_input(grad, normalised, grad_input=normalised)
+        grads = torch.ops.aten.native_batch_norm_backward(
+            grad, x, weight, None, None, mean, invstd, True, ctx.eps, ctx.needs_input_grad[:3])
+        return *grads, *[None] * 5
+
+
+class LeanBatchNormAct2d(BatchNormAct2d):
+    """timm's BatchNormAct2d, with the same parameters and values; (N, C, H, W) in and out."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.compiler.is_compiling() or not self._is_lean(x):
+            return super().forward(x)
+        self.num_batches_tracked.add_(1)
+        silu = isinstance(self.act, nn.SiLU)
+        x = _BatchNormAct.apply(
+            x, self.weight, self.bias, self.running_mean, self.running_var, self.momentum, self.eps, silu)
+        return x if silu else self.act(x)
+
+    def _is_lean(self, x: torch.Tensor) -> bool:
+        return (
+            self.training and torch.is_grad_enabled() and x.is_cpu and x.dtype == self.weight.dtype
+            and self.momentum is not None and isinstance(self.drop, nn.Identity))
+
+    def __prepare_scriptable__(self) -> BatchNormAct2d:
+        # torch.jit.script asks for it: it knows no autograd.Function and no super()
+        return _with_tensors_of(self, BatchNormAct2d)
+
+
+class _ReLU6(torch.autograd.Function):
+    """ReLU6 in place that keeps its output."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.mark_dirty(x)
+        F.hardtanh_(x, 0., 6.)
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        y, = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return torch.where((y > 0) & (y < 6), grad, 0.)
+        return torch.ops.aten.hardtanh_backward(grad, y, 0., 6.)
+
+
+class LeanReLU6(nn.ReLU6):
+    """ReLU6 in place, for the output of a layer that does not need it in its backward pass, as BatchNorm's or a
+    product's."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # compilers plan their memory themselves
+        if torch.compiler.is_compiling() or not (self.training and x.requires_grad) or x.is_leaf:
+            return super().forward(x)
+        return _ReLU6.apply(x)
+
+    def __prepare_scriptable__(self) -> nn.ReLU6:
+        return nn.ReLU6()
+
+
+def convert_lean(module: nn.Module) -> nn.Module:
+    """Put the lean forms in the place of timm's BatchNormAct2d and of ReLU6, in place and with the same parameters.
+
+    Args:
+        module: A network each ReLU6 of which follows a BatchNorm or a product.
+
+    Returns:
+        The module itself.
+    """
+    for name, child in module.named_children():
+        if type(child) is BatchNormAct2d:
+            child = _with_tensors_of(child, LeanBatchNormAct2d)
+        elif type(child) is nn.ReLU6:
+            child = LeanReLU6()
+        setattr(module, name, convert_lean(child))
+    return module
+
+
+def _with_tensors_of(norm: BatchNormAct2d, norm_cls: type[BatchNormAct2d]) -> BatchNormAct2d:
+    new = norm_cls(norm.num_features, norm.eps, norm.momentum, device='meta')
+    for name, tensor in (*norm.named_parameters(), *norm.named_buffers()):
+        setattr(new, name, tensor)
+    new.drop, new.act = norm.drop, norm.act
+    return new.train(norm.training)
