@@ -347,7 +347,7 @@ def _segmentation_task(args: argparse.Namespace, model: nn.Module, dataset: Any,
     criterion = MultiScaleLoss(
         create_segmentation_loss(args.seg_loss, args.num_classes, dataset.ignore_label),
         weights=_scale_weights(args.scale_weights), target=args.scale_target, ignore_index=dataset.ignore_label,
-        object_share=args.object_share, fade_epochs=args.fade_epochs)
+        object_share=args.object_share, background=args.background_classes, fade_epochs=args.fade_epochs)
     criterion.scale_weights(getattr(model, 'scales', (0,)))  # as many as there are scales, or an error now
     return SegmentationTask(
         model, args.num_classes, criterion, dataset.ignore_label, dataset.class_names, device=device,

@@ -88,6 +88,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
                        help="'nearest', 'majority', 'object', 'soft' or 'upsample' (default: nearest)")
     group.add_argument('--object-share', type=float, default=0.25, metavar='X',
                        help="share of a cell from which on an object wins with --scale-target object (default: 0.25)")
+    group.add_argument('--background-classes', type=int, nargs='+', default=[0], metavar='N',
+                       help='classes over which objects win with --scale-target object (default: 0)')
     group.add_argument('--fade-epochs', type=int, nargs=2, metavar='N',
                        help='first and last epoch of a fade of the coarser scales out of the loss')
 

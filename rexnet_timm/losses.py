@@ -40,13 +40,14 @@ class MultiScaleLoss(nn.Module):
             the finest, 1/2 for the others. Or a sequence of non-negative numbers, one for each output, finest first.
         target: How target and logits are brought together at each scale.
             'nearest': the label in the middle of each cell. 'majority': the commonest label of the cell.
-            'object': the commonest, but that an object with at least `object_share` of the cell wins over class 0.
+            'object': the commonest, but that an object with at least `object_share` of the cell wins over `background`.
             'soft': the shares of the classes below scale 0, for mean losses that take labels and probabilities
             (N, C, h, w), as torch's cross entropy does; of a binary target the share of class 1, (N, h, w).
             'upsample': the logits are enlarged to the target.
         ignore_index: Label without a loss. It must be what `base_loss` ignores; None asks its attribute of that
             name. A scale where no other label is left has loss 0 and gradient 0, where a mean would not be finite.
         object_share: Share of a cell, above 0 to 1, for `target='object'`.
+        background: Classes that are no objects for `target='object'`: in street scenes, say, sky, road and buildings.
         fade_epochs: First and last epoch of a linear fade of all weights but the finest one's to 0, told by
             `set_epoch`. None: no fade.
 
@@ -62,6 +63,7 @@ class MultiScaleLoss(nn.Module):
             target: str = 'nearest',
             ignore_index: int | None = None,
             object_share: float = 0.25,
+            background: Sequence[int] = (0,),
             fade_epochs: tuple[int, int] | None = None,
     ):
         super().__init__()
@@ -89,6 +91,7 @@ class MultiScaleLoss(nn.Module):
         self.target = target
         self.ignore_index = getattr(first, 'ignore_index', None) if ignore_index is None else ignore_index
         self.object_share = object_share
+        self.background = tuple(background)
         self.fade_epochs = fade_epochs
         self.epoch = 0
 
@@ -185,7 +188,7 @@ class MultiScaleLoss(nn.Module):
         if self.target == 'majority':
             return majority_target(target, **cells)
         if self.target == 'object':
-            return object_target(target, share=self.object_share, **cells)
+            return object_target(target, share=self.object_share, background=self.background, **cells)
         shares = soft_target(target, **cells)
         if target.ndim == 4 or output.shape[1] > 1:
             return shares

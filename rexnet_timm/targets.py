@@ -92,7 +92,7 @@ def object_target(
         num_classes: int,
         ignore_index: int | None = None,
         share: float = 0.25,
-        background: int = 0,
+        background: Sequence[int] = (0,),
 ) -> torch.Tensor:
     """As :func:`majority_target`, but that an object wins over the background with a smaller share of the cell.
 
@@ -102,13 +102,13 @@ def object_target(
         num_classes: Number of classes.
         ignore_index: Label that does not count.
         share: Share of the labelled pixels, above 0 to 1, from which on the commonest object wins.
-        background: The class that gives way.
+        background: The classes that give way; all others are objects.
     """
     if target.ndim == 4:
         return (soft_target(target, scale, num_classes) >= share).to(target.dtype)
     shares = cell_shares(target, scale, num_classes, ignore_index)
     objects = shares.clone()
-    objects[:, background] = 0
+    objects[:, list(background)] = 0
     largest, label = objects.max(1)
     return _with_ignored(torch.where(largest >= share, label, shares.argmax(1)), shares, ignore_index)
 

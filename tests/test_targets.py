@@ -66,6 +66,14 @@ def test_a_small_object_survives_where_nearest_and_majority_lose_it():
     assert object_target(target, 3, 3, share=0.3).max() == 0
 
 
+def test_objects_win_over_every_class_of_the_background():
+    target = torch.tensor([[[1, 1, 1, 2], [1, 1, 1, 1], [3, 3, 1, 1], [0, 3, 1, 0]]])  # one cell of 16 pixels
+    assert object_target(target, 2, 4, share=0.0625).item() == 1  # a common object beside class 0
+    assert object_target(target, 2, 4, share=0.0625, background=(0, 1)).item() == 3
+    assert object_target(target, 2, 4, share=0.2, background=(0, 1)).item() == 1  # too small a share
+    assert object_target(target, 2, 4, share=0.0625, background=(0, 1, 3)).item() == 2
+
+
 def test_masks_of_several_labels_are_averaged():
     target = torch.zeros(1, 2, 5, 6)
     target[0, 0, :2, :2] = 1
