@@ -3,8 +3,9 @@
 From the features of any encoder of segmentation_models_pytorch (SMP) to those of every scale, coarsest first. There are
 two: that of `smp.Unet` itself (`ConcatDecoder`), and a light one (`AdditiveDecoder`), in which
 * skips are added instead of concatenated, so that the decoder costs a fraction of the encoder instead of a multiple
-* the sums are refined by wide depthwise-separable convolutions (MobileNets, https://arxiv.org/abs/1704.04861) at the
-  coarse scales, and by plain ones at the two finest, where the channels are few
+* the sums are refined by depthwise-separable convolutions (MobileNets, https://arxiv.org/abs/1704.04861)
+* the stage at half resolution, where a channel costs most, has few of them; the classes that they have no room for come
+  from the stage at a quarter, straight into the logits
 * nothing is computed at full resolution but the logits, enlarged from half resolution
 
 In both, the features of every stage come out, and the stages finer than asked for are not run.
@@ -16,12 +17,12 @@ import torch.nn as nn
 import torch.nn.functional as F
 from segmentation_models_pytorch.base import SegmentationHead
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
-from timm.layers import BatchNormAct2d, ConvNormAct, SeparableConvNormAct, create_act_layer
+from timm.layers import BatchNormAct2d, SeparableConvNormAct, create_act_layer
 
 __all__ = ['DECODER_CHANNELS', 'AdditiveDecoder', 'ConcatDecoder', 'create_decoder', 'resize', 'scale_size']
 
 # Widths of the stages, coarsest first: of ours from 1/16 of the input's size to 1/2, of SMP's to the input's size.
-DECODER_CHANNELS = {'additive': (128, 96, 64, 32), 'unet': (256, 128, 64, 32, 16)}
+DECODER_CHANNELS = {'additive': (128, 96, 64, 16), 'unet': (256, 128, 64, 32, 16)}
 
 
 def scale_size(size: Sequence[int], scale: int) -> tuple[int, int]:
@@ -48,7 +49,7 @@ class DecoderBlock(nn.Module):
             in_chs: int,
             skip_chs: int,
             out_chs: int,
-            separable: bool,
+            kernel_size: int,
             act_layer: str = 'relu',
             interpolation: str = 'nearest',
     ):
@@ -58,10 +59,7 @@ class DecoderBlock(nn.Module):
         # Patch-4 encoders have no half-scale feature: SMP hands out one with no channels.
         self.conv_skip = nn.Conv2d(skip_chs, out_chs, 1, bias=False) if skip_chs > 0 else None
         self.norm = BatchNormAct2d(out_chs, act_layer=act_layer)
-        if separable:
-            self.refine = SeparableConvNormAct(out_chs, out_chs, 5, apply_act=False)
-        else:
-            self.refine = ConvNormAct(out_chs, out_chs, 3, apply_act=False)
+        self.refine = SeparableConvNormAct(out_chs, out_chs, kernel_size, apply_act=False)
         self.act = create_act_layer(act_layer)
 
     def forward(self, x: torch.Tensor, skip: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -73,19 +71,31 @@ class DecoderBlock(nn.Module):
         return self.act(x + self.refine(x))
 
 
-class FullSizeHead(nn.Module):
-    """Logits of features of half the size, enlarged, so that nothing but them is computed at the size of the input."""
+class FineHead(nn.Module):
+    """Logits at half resolution from the features of that stage and of the one before it, or enlarged to the full one.
 
-    def __init__(self, in_chs: int, num_classes: int):
+    Args:
+        in_chs: Channels of the stage at half resolution.
+        coarse_chs: Channels of the stage at a quarter.
+        num_classes: Channels of the logits.
+        enlarge: Whether the logits are enlarged to twice their size.
+    """
+
+    def __init__(self, in_chs: int, coarse_chs: int, num_classes: int, enlarge: bool):
         super().__init__()
         self.conv = nn.Conv2d(in_chs, num_classes, 1)
+        self.conv_coarse = nn.Conv2d(coarse_chs, num_classes, 1, bias=False)
+        self.enlarge = enlarge
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, in_chs, h, w) -> (N, num_classes, 2 * h, 2 * w)."""
+    def forward(self, x: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
+        """(N, in_chs, h, w) and (N, coarse_chs, ~h/2, ~w/2) -> (N, num_classes, h, w), or twice that size."""
         # NCHW from here on: enlarging a number of channels that is no multiple of 8, and the softmax over them, is
         # slower in NHWC, and in half the size the copy costs next to nothing
         logits = self.conv(x).contiguous()
-        return F.interpolate(logits, scale_factor=2., mode='bilinear', align_corners=False)
+        logits = logits + resize(self.conv_coarse(coarse).contiguous(), (x.shape[-2], x.shape[-1]), 'bilinear')
+        if self.enlarge:
+            logits = F.interpolate(logits, scale_factor=2., mode='bilinear', align_corners=False)
+        return logits
 
 
 class _ScaleDecoder(nn.Module):
@@ -104,6 +114,10 @@ class _ScaleDecoder(nn.Module):
     def cut(self, finest: int) -> None:
         """Remove the stages finer than scale `finest`."""
         raise NotImplementedError
+
+    def stages_of_head(self, scale: int) -> tuple[int, ...]:
+        """The scales of the stages whose features the head of `scale` takes, in its order."""
+        return (scale,)
 
     def scales_to(self, finest: int) -> range:
         """The scales of the stages down to `finest`, in the order in which they run."""
@@ -155,7 +169,7 @@ class AdditiveDecoder(_ScaleDecoder):
         self.stages = nn.ModuleDict()
         for scale, out_chs in self.channels.items():
             self.stages[str(scale)] = DecoderBlock(
-                in_chs, encoder_channels[scale], out_chs, scale > 2, act_layer, interpolation)
+                in_chs, encoder_channels[scale], out_chs, 5 if scale > 1 else 3, act_layer, interpolation)
             in_chs = out_chs
 
     def step(self, x: torch.Tensor, features: list[torch.Tensor], scale: int, size: tuple[int, int]) -> torch.Tensor:
@@ -165,10 +179,13 @@ class AdditiveDecoder(_ScaleDecoder):
         for name in [name for name in self.stages if int(name) < finest]:
             del self.stages[name]
 
+    def stages_of_head(self, scale: int) -> tuple[int, ...]:
+        return (1, 2) if scale < 2 else (scale,)
+
     def create_head(self, scale: int, num_classes: int) -> nn.Module:
-        """A module from the features of `scale` to its logits; scale 0 has those of scale 1."""
-        if scale == 0:
-            return FullSizeHead(self.channels[1], num_classes)
+        """A module from the features of `stages_of_head` to the logits of `scale`."""
+        if scale < 2:
+            return FineHead(self.channels[1], self.channels[2], num_classes, enlarge=scale == 0)
         return nn.Conv2d(self.channels[scale], num_classes, 1)
 
 

@@ -1,14 +1,12 @@
 """BatchNorm and activations that train with less memory on a CPU.
 
 Autograd keeps the input of an activation beside its output, which the next convolution keeps anyway. Here
-* BatchNorm with SiLU keeps its own input alone and computes the normalised map again in the backward pass, as
+* SiLU after BatchNorm keeps neither, and computes its input again from that of BatchNorm in the backward pass, as
   In-Place Activated BatchNorm does for invertible activations, https://arxiv.org/abs/1712.02616
 * ReLU6 keeps its output alone, which tells as well as its input where it was cut off
-* a gradient that arrives in another memory format than the features is brought to theirs, for which torch's BatchNorm
-  has a fast path
 
-Values and gradients are torch's. Compiled, exported and scripted models, other devices and mixed precision take timm's
-and torch's own modules: compilers decide themselves what to compute again.
+Values and gradients are torch's. Compiled, exported and scripted models take timm's and torch's own modules, as
+compilers decide themselves what to compute again; so do, for SiLU, other devices and mixed precision.
 """
 from typing import Any
 
@@ -20,44 +18,35 @@ from timm.layers import BatchNormAct2d
 __all__ = ['LeanBatchNormAct2d', 'LeanReLU6', 'convert_lean']
 
 
-class _BatchNormAct(torch.autograd.Function):
-    """BatchNorm over the batch, and SiLU if `silu`, that keeps nothing but its input."""
+class _NormalisedSiLU(torch.autograd.Function):
+    """SiLU in place of `z`, which is BatchNorm's output for `x`, and is computed again from it in the backward pass."""
 
     @staticmethod
     def forward(
             ctx: Any,
+            z: torch.Tensor,
             x: torch.Tensor,
             weight: torch.Tensor,
             bias: torch.Tensor,
-            running_mean: torch.Tensor,
-            running_var: torch.Tensor,
-            momentum: float,
+            mean: torch.Tensor,
+            invstd: torch.Tensor,
             eps: float,
-            silu: bool,
     ) -> torch.Tensor:
-        y, mean, invstd = torch.native_batch_norm(x, weight, bias, running_mean, running_var, True, momentum, eps)
+        ctx.mark_dirty(z)
         ctx.save_for_backward(x, weight, bias, mean, invstd)
-        ctx.eps, ctx.silu = eps, silu
-        return F.silu(y, inplace=True) if silu else y
+        ctx.eps = eps
+        return F.silu(z, inplace=True)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight, bias, mean, invstd = ctx.saved_tensors
         if torch.is_grad_enabled():  # someone wants gradients of gradients
-            y = F.batch_norm(x, None, None, weight, bias, training=True, eps=ctx.eps)
-            y = F.silu(y) if ctx.silu else y
-            inputs = [tensor for tensor in (x, weight, bias) if tensor.requires_grad]
-            grads = iter(torch.autograd.grad(y, inputs, grad, create_graph=True))
-            return *(next(grads) if is_needed else None for is_needed in ctx.needs_input_grad[:3]), *[None] * 5
-        if x.is_contiguous(memory_format=torch.channels_last):
-            grad = grad.contiguous(memory_format=torch.channels_last)
-        if ctx.silu:
-            scale = weight * invstd
-            normalised = torch.addcmul((bias - mean * scale)[:, None, None], x, scale[:, None, None])
-            grad = torch.ops.aten.silu_backward.grad_input(grad, normalised, grad_input=normalised)
-        grads = torch.ops.aten.native_batch_norm_backward(
-            grad, x, weight, None, None, mean, invstd, True, ctx.eps, ctx.needs_input_grad[:3])
-        return *grads, *[None] * 5
+            z = F.batch_norm(x, None, None, weight, bias, training=True, eps=ctx.eps)
+            gate = z.sigmoid()
+            return grad * gate * (1 + z * (1 - gate)), *[None] * 6
+        scale = weight * invstd
+        z = torch.addcmul((bias - mean * scale)[:, None, None], x, scale[:, None, None])
+        return torch.ops.aten.silu_backward.grad_input(grad, z, grad_input=z), *[None] * 6
 
 
 class LeanBatchNormAct2d(BatchNormAct2d):
@@ -67,15 +56,14 @@ class LeanBatchNormAct2d(BatchNormAct2d):
         if torch.compiler.is_compiling() or not self._is_lean(x):
             return super().forward(x)
         self.num_batches_tracked.add_(1)
-        silu = isinstance(self.act, nn.SiLU)
-        x = _BatchNormAct.apply(
-            x, self.weight, self.bias, self.running_mean, self.running_var, self.momentum, self.eps, silu)
-        return x if silu else self.act(x)
+        z, mean, invstd = torch.native_batch_norm(
+            x, self.weight, self.bias, self.running_mean, self.running_var, True, self.momentum, self.eps)
+        return _NormalisedSiLU.apply(z, x, self.weight, self.bias, mean, invstd, self.eps)
 
     def _is_lean(self, x: torch.Tensor) -> bool:
         return (
             self.training and torch.is_grad_enabled() and x.is_cpu and x.dtype == self.weight.dtype
-            and self.momentum is not None and isinstance(self.drop, nn.Identity))
+            and self.momentum is not None and isinstance(self.drop, nn.Identity) and isinstance(self.act, nn.SiLU))
 
     def __prepare_scriptable__(self) -> BatchNormAct2d:
         # torch.jit.script asks for it: it knows no autograd.Function and no super()

@@ -48,7 +48,7 @@ class MultiScaleUnet(SegmentationModel):
         decoder_type: 'additive', the light decoder, or 'unet', that of `smp.Unet`, whose checkpoints load: encoder,
             decoder and finest head, and only the heads of the other scales start fresh.
         decoder_channels: Channels of the decoder's stages, coarsest first: `encoder_depth - 1` for 'additive', None
-            takes the last ones of (128, 96, 64, 32); `encoder_depth` for 'unet', (256, 128, 64, 32, 16).
+            takes the last ones of (128, 96, 64, 16); `encoder_depth` for 'unet', (256, 128, 64, 32, 16).
         decoder_act_layer: Activation of the additive decoder, by timm's name.
         decoder_interpolation: How features are enlarged in the decoder, 'nearest' or 'bilinear'.
         in_channels: Channels of the input.
@@ -219,8 +219,8 @@ class MultiScaleUnet(SegmentationModel):
         return logits, scale
 
     def _logits(self, scale: int, decoded: dict[int, torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
-        # Where scale 0 has no stage of its own, its head enlarges the features of scale 1, to an even size.
-        logits = self.heads[str(scale)](decoded[max(scale, self.decoder.finest_stage)])
+        logits = self.heads[str(scale)](*[decoded[stage] for stage in self.decoder.stages_of_head(scale)])
+        # where scale 0 has no stage of its own, its logits are those of half the size, enlarged to an even one
         height, width = scale_size(size, scale)
         return self.activation(resize(logits[..., :height, :width], (height, width), 'bilinear'))
 
