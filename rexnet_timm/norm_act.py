@@ -62,7 +62,8 @@ class LeanBatchNormAct2d(BatchNormAct2d):
 
     def _is_lean(self, x: torch.Tensor) -> bool:
         return (
-            self.training and torch.is_grad_enabled() and x.is_cpu and x.dtype == self.weight.dtype
+            x.numel() > x.shape[1]  # torch refuses to normalise a single value
+            and self.training and torch.is_grad_enabled() and x.is_cpu and x.dtype == self.weight.dtype
             and self.momentum is not None and isinstance(self.drop, nn.Identity) and isinstance(self.act, nn.SiLU))
 
     def __prepare_scriptable__(self) -> BatchNormAct2d:

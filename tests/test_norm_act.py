@@ -60,11 +60,21 @@ def test_gradients_of_gradients_are_timms():
     torch.testing.assert_close(penalties[1], penalties[0])
 
 
-def test_frozen_parameters_get_no_gradient():
-    model = convert_lean(stack()).train()
-    model[1].bias.requires_grad_(False)
-    model(images()).sum().backward()
-    assert model[1].bias.grad is None and model[1].weight.grad is not None
+def test_a_single_value_is_refused_as_torch_does():
+    norm = convert_lean(nn.Sequential(BatchNormAct2d(6, act_layer='silu'))).train()
+    with pytest.raises(ValueError, match='Expected more than 1 value per channel'):
+        norm(torch.randn(1, 6, 1, 1, requires_grad=True))
+
+
+def test_frozen_parameters_change_no_other_gradient():
+    plain = stack().train()
+    lean = convert_lean(copy.deepcopy(plain))
+    for model in (plain, lean):
+        model[0].requires_grad_(False)
+        model[1].bias.requires_grad_(False)
+        model(images()).square().sum().backward()
+    for theirs, ours in zip(plain.parameters(), lean.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 def kept_elements(model: nn.Module, x: torch.Tensor) -> int:

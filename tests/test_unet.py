@@ -4,6 +4,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
+import torch.nn.functional as F
 
 import rexnet_timm
 from rexnet_timm.unet import unet_name
@@ -55,6 +56,19 @@ def test_scale_0_is_the_evaluation_output():
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(model(x), model.forward_scales(x)[0])
+
+
+def test_the_finest_logits_come_from_two_stages():
+    model = with_statistics(build())
+    x = torch.randn(1, 3, 50, 70)
+    with torch.no_grad():
+        features = model.decoder(model.encoder(x), (50, 70))
+        for scale in (0, 1):
+            head = model.heads[str(scale)]
+            coarse = F.interpolate(head.conv_coarse(features[2]), (25, 35), mode='bilinear')
+            half = head.conv(features[1]) + coarse
+            expected = F.interpolate(half, (50, 70), mode='bilinear') if scale == 0 else half
+            torch.testing.assert_close(model.forward_scales(x)[scale], expected)
 
 
 def record_stages(model: rexnet_timm.MultiScaleUnet, ran: list[int]) -> None:
