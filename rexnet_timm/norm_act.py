@@ -5,17 +5,23 @@ Autograd keeps the input of an activation beside its output, which the next conv
   In-Place Activated BatchNorm does for invertible activations, https://arxiv.org/abs/1712.02616
 * ReLU6 keeps its output alone, which tells as well as its input where it was cut off
 
-Values and gradients are torch's. Compiled, exported and scripted models take timm's and torch's own modules, as
+Values and gradients are torch's. Compiled, exported, traced and scripted models take timm's and torch's own modules, as
 compilers decide themselves what to compute again; so do, for SiLU, other devices and mixed precision.
 """
 from typing import Any
 
 import torch
+import torch.fx
 import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
 
 __all__ = ['LeanBatchNormAct2d', 'LeanReLU6', 'convert_lean']
+
+
+def _is_traced(x: torch.Tensor) -> bool:
+    # a graph is to hold torch's own operations; who compiles it plans its memory
+    return torch.compiler.is_compiling() or isinstance(x, torch.fx.Proxy)
 
 
 class _NormalisedSiLU(torch.autograd.Function):
@@ -53,7 +59,7 @@ class LeanBatchNormAct2d(BatchNormAct2d):
     """timm's BatchNormAct2d, with the same parameters and values; (N, C, H, W) in and out."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if torch.compiler.is_compiling() or not self._is_lean(x):
+        if _is_traced(x) or not self._is_lean(x):
             return super().forward(x)
         self.num_batches_tracked.add_(1)
         z, mean, invstd = torch.native_batch_norm(
@@ -94,8 +100,7 @@ class LeanReLU6(nn.ReLU6):
     product's."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # compilers plan their memory themselves
-        if torch.compiler.is_compiling() or not (self.training and x.requires_grad) or x.is_leaf:
+        if _is_traced(x) or not (self.training and x.requires_grad) or x.is_leaf:
             return super().forward(x)
         return _ReLU6.apply(x)
 

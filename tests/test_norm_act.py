@@ -107,9 +107,10 @@ def test_parameters_and_keys_are_the_same():
     assert list(lean.state_dict()) == list(stack().state_dict())
 
 
-def test_scripts_and_compiles():
+def test_scripts_traces_and_compiles():
     model = convert_lean(stack()).train()
     expected = copy.deepcopy(model)(images())
+    torch.testing.assert_close(torch.fx.symbolic_trace(copy.deepcopy(model))(images()), expected)
     torch.testing.assert_close(torch.jit.script(copy.deepcopy(model))(images()), expected)
     compiled = torch.compile(copy.deepcopy(model), backend='eager', fullgraph=True)
     torch.testing.assert_close(compiled(images()), expected)
