@@ -19,11 +19,6 @@ from timm.layers import BatchNormAct2d
 __all__ = ['LeanBatchNormAct2d', 'LeanReLU6', 'convert_lean']
 
 
-def _is_traced(x: torch.Tensor) -> bool:
-    # a graph is to hold torch's own operations; who compiles it plans its memory
-    return torch.compiler.is_compiling() or isinstance(x, torch.fx.Proxy)
-
-
 class _NormalisedSiLU(torch.autograd.Function):
     """SiLU in place of `z`, which is BatchNorm's output for `x`, and is computed again from it in the backward pass."""
 
@@ -59,7 +54,8 @@ class LeanBatchNormAct2d(BatchNormAct2d):
     """timm's BatchNormAct2d, with the same parameters and values; (N, C, H, W) in and out."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if _is_traced(x) or not self._is_lean(x):
+        # a graph is to hold torch's own operations; who compiles it plans its memory
+        if torch.compiler.is_compiling() or isinstance(x, torch.fx.Proxy) or not self._is_lean(x):
             return super().forward(x)
         self.num_batches_tracked.add_(1)
         z, mean, invstd = torch.native_batch_norm(
@@ -100,7 +96,9 @@ class LeanReLU6(nn.ReLU6):
     product's."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if _is_traced(x) or not (self.training and x.requires_grad) or x.is_leaf:
+        if torch.compiler.is_compiling() or isinstance(x, torch.fx.Proxy):
+            return super().forward(x)
+        if not (self.training and x.requires_grad) or x.is_leaf:
             return super().forward(x)
         return _ReLU6.apply(x)
 

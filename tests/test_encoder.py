@@ -186,6 +186,7 @@ def test_script_trace_export_compile(name, depth, output_stride):
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('name', model_cfgs)
 def test_script_trace_export_compile_of_every_name(name):
+    torch.compiler.reset()  # each name is another network, and recompiling has a limit
     encoder = smp.encoders.get_encoder(name, 3, 5, None).eval()
     x = image(2, 3, 64, 64)
     with torch.no_grad():
