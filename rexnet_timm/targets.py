@@ -103,9 +103,14 @@ def object_target(
         ignore_index: Label that does not count.
         share: Share of the labelled pixels, above 0 to 1, from which on the commonest object wins.
         background: The classes that give way; all others are objects.
+
+    Raises:
+        ValueError: A background class that there is not.
     """
     if target.ndim == 4:
         return (soft_target(target, scale, num_classes) >= share).to(target.dtype)
+    if not all(0 <= label < num_classes for label in background):
+        raise ValueError(f'background must be classes from 0 to {num_classes - 1}, got {tuple(background)}.')
     shares = cell_shares(target, scale, num_classes, ignore_index)
     objects = shares.clone()
     objects[:, list(background)] = 0

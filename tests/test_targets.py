@@ -74,6 +74,11 @@ def test_objects_win_over_every_class_of_the_background():
     assert object_target(target, 2, 4, share=0.0625, background=(0, 1, 3)).item() == 2
 
 
+def test_a_background_class_that_there_is_not_is_refused():
+    with pytest.raises(ValueError, match=r'background must be classes from 0 to 3, got \(0, 4\)'):
+        object_target(torch.zeros(1, 4, 4, dtype=torch.int64), 2, 4, background=(0, 4))
+
+
 def test_masks_of_several_labels_are_averaged():
     target = torch.zeros(1, 2, 5, 6)
     target[0, 0, :2, :2] = 1
