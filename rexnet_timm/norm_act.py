@@ -16,7 +16,20 @@ import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
 
-__all__ = ['LeanBatchNormAct2d', 'LeanReLU6', 'convert_lean']
+__all__ = ['LeanBatchNormAct2d', 'LeanReLU6', 'in_plain_eager']
+
+
+def in_plain_eager(x: torch.Tensor) -> bool:
+    """Whether a forward pass of `x` is run as it stands: not compiled, exported, traced or recorded as a graph, which
+    are to hold torch's own operations."""
+    return not (torch.compiler.is_compiling() or torch.jit.is_tracing() or isinstance(x, torch.fx.Proxy))
+
+
+def take_over(new: nn.Module, old: nn.Module) -> nn.Module:
+    """Give `new` the parameters and buffers of `old` themselves, and its mode; returns `new`."""
+    for name, tensor in (*old.named_parameters(recurse=False), *old.named_buffers(recurse=False)):
+        setattr(new, name, tensor)
+    return new.train(old.training)
 
 
 class _NormalisedSiLU(torch.autograd.Function):
@@ -50,27 +63,70 @@ class _NormalisedSiLU(torch.autograd.Function):
         return torch.ops.aten.silu_backward.grad_input(grad, z, grad_input=z), *[None] * 6
 
 
+def _copy_norm(norm_cls: type[BatchNormAct2d], norm: BatchNormAct2d) -> BatchNormAct2d:
+    new = norm_cls(
+        norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, device='meta')
+    new.drop, new.act = norm.drop, norm.act
+    return take_over(new, norm)
+
+
 class LeanBatchNormAct2d(BatchNormAct2d):
     """timm's BatchNormAct2d, with the same parameters and values; (N, C, H, W) in and out."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # a graph is to hold torch's own operations; who compiles it plans its memory
-        if torch.compiler.is_compiling() or isinstance(x, torch.fx.Proxy) or not self._is_lean(x):
+    @classmethod
+    def from_plain(cls, norm: BatchNormAct2d) -> 'LeanBatchNormAct2d':
+        """In the place of `norm`, with its parameters, buffers and activation."""
+        return _copy_norm(cls, norm)
+
+    def forward(self, x: torch.Tensor, applied: bool = False) -> torch.Tensor:
+        if applied:  # the convolution before it has done its work
+            return x
+        if not in_plain_eager(x) or not self._is_lean(x):
             return super().forward(x)
         self.num_batches_tracked.add_(1)
         z, mean, invstd = torch.native_batch_norm(
             x, self.weight, self.bias, self.running_mean, self.running_var, True, self.momentum, self.eps)
         return _NormalisedSiLU.apply(z, x, self.weight, self.bias, mean, invstd, self.eps)
 
+    def normalise_statistics(
+            self,
+            mean: torch.Tensor,
+            var: torch.Tensor,
+            count: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale and shift of each channel by a batch's statistics, which the running ones are moved towards.
+
+        Args:
+            mean: Mean of each channel.
+            var: Variance of each channel over all `count` values, biased.
+            count: Values a channel, at least 2.
+        """
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * (count / (count - 1)), self.momentum)
+        scale = self.weight * torch.rsqrt(var + self.eps)
+        return scale, self.bias - scale * mean
+
+    def is_plain_affine(self, x: torch.Tensor) -> bool:
+        """Whether parameters and running statistics of the dtype of `x` are there, on a CPU."""
+        return (
+            x.is_cpu and not torch.is_autocast_enabled('cpu') and x.dtype in (torch.float32, torch.float64)
+            and self.weight is not None and self.running_mean is not None and self.weight.dtype == x.dtype)
+
+    def is_lean_in_training(self) -> bool:
+        """Whether training does nothing but to normalise by the batch, average its statistics and activate."""
+        return self.momentum is not None and isinstance(self.drop, nn.Identity)
+
     def _is_lean(self, x: torch.Tensor) -> bool:
         return (
-            x.numel() > x.shape[1]  # torch refuses to normalise a single value
-            and self.training and torch.is_grad_enabled() and x.is_cpu and x.dtype == self.weight.dtype
-            and self.momentum is not None and isinstance(self.drop, nn.Identity) and isinstance(self.act, nn.SiLU))
+            self.training and torch.is_grad_enabled() and self.is_plain_affine(x) and self.is_lean_in_training()
+            and isinstance(self.act, nn.SiLU)
+            and x.numel() > x.shape[1])  # torch refuses to normalise a single value
 
     def __prepare_scriptable__(self) -> BatchNormAct2d:
         # torch.jit.script asks for it: it knows no autograd.Function and no super()
-        return _with_tensors_of(self, BatchNormAct2d)
+        return _copy_norm(BatchNormAct2d, self)
 
 
 class _ReLU6(torch.autograd.Function):
@@ -96,37 +152,9 @@ class LeanReLU6(nn.ReLU6):
     product's."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if torch.compiler.is_compiling() or isinstance(x, torch.fx.Proxy):
-            return super().forward(x)
-        if not (self.training and x.requires_grad) or x.is_leaf:
+        if not in_plain_eager(x) or not (self.training and x.requires_grad) or x.is_leaf:
             return super().forward(x)
         return _ReLU6.apply(x)
 
     def __prepare_scriptable__(self) -> nn.ReLU6:
         return nn.ReLU6()
-
-
-def convert_lean(module: nn.Module) -> nn.Module:
-    """Put the lean forms in the place of timm's BatchNormAct2d and of ReLU6, in place and with the same parameters.
-
-    Args:
-        module: A network each ReLU6 of which follows a BatchNorm or a product.
-
-    Returns:
-        The module itself.
-    """
-    for name, child in module.named_children():
-        if type(child) is BatchNormAct2d:
-            child = _with_tensors_of(child, LeanBatchNormAct2d)
-        elif type(child) is nn.ReLU6:
-            child = LeanReLU6()
-        setattr(module, name, convert_lean(child))
-    return module
-
-
-def _with_tensors_of(norm: BatchNormAct2d, norm_cls: type[BatchNormAct2d]) -> BatchNormAct2d:
-    new = norm_cls(norm.num_features, norm.eps, norm.momentum, device='meta')
-    for name, tensor in (*norm.named_parameters(), *norm.named_buffers()):
-        setattr(new, name, tensor)
-    new.drop, new.act = norm.drop, norm.act
-    return new.train(norm.training)

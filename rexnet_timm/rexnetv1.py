@@ -9,8 +9,8 @@ What differs from timm's RexNet:
   agree for every published width. Rounded channels (`ch_div > 1`) follow timm.
 * state dicts in NAVER's own layout load as well as timm's, and others are refused with what they lack.
 * the lite form, which timm does not have.
-* training keeps less for the backward pass (`norm_act.py`); where that does not apply, the SiLUs do not work in place,
-  which saves a copy of their input.
+* on a CPU the layers and blocks write and keep less (`bottleneck.py`, `conv_norm_act.py`, `norm_act.py`); where that
+  does not apply, the SiLUs do not work in place in training, which saves a copy of their input.
 
 ReXNet normalises inside its squeeze-excitation over 1x1 maps: training needs at least two images per process.
 """
@@ -25,6 +25,7 @@ from timm.layers import ClassifierHead, ConvNormAct, SelectAdaptivePool2d
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.rexnet import RexNet
 
+from .bottleneck import convert_lean
 from .layout import (
     FINAL_CHS,
     check_shapes,
@@ -34,7 +35,6 @@ from .layout import (
     timm_to_naver,
     to_timm_layout,
 )
-from .norm_act import convert_lean
 
 __all__ = ['ReXNetV1', 'ReXNetV1Lite', 'checkpoint_filter_fn', 'naver_to_timm', 'timm_to_naver']
 

@@ -7,7 +7,8 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 import rexnet_timm
-from rexnet_timm.norm_act import LeanBatchNormAct2d, LeanReLU6, convert_lean
+from rexnet_timm.bottleneck import convert_lean
+from rexnet_timm.norm_act import LeanBatchNormAct2d, LeanReLU6
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
