@@ -144,9 +144,9 @@ def convert_lean(module: nn.Module) -> nn.Module:
             setattr(module, name, LeanBatchNormAct2d.from_plain(child))
         elif type(child) is nn.ReLU6:
             setattr(module, name, LeanReLU6())
+        elif type(child) is nn.Conv2d:
+            setattr(module, name, LeanConv2d.from_plain(child))
         elif type(child) is ConvNormAct:
-            if type(child.conv) is nn.Conv2d:
-                child.conv = LeanConv2d.from_plain(child.conv)
             setattr(module, name, LeanConvNormAct(child))
         elif type(child) is LinearBottleneck:
             setattr(module, name, LeanBottleneck(child))

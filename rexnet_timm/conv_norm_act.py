@@ -6,8 +6,9 @@
   follow from the mean and covariance of the narrow input, as W m and diag(W C W'). So neither the forward nor the
   backward pass of BatchNorm runs over the wide output, which SiLU computes again from the narrow input instead of
   keeping it.
+* A 1x1 convolution of a single pixel, as in squeeze-excitation, is a matrix product, which is much the faster for it.
 
-Parameters, buffers and values are those of timm's modules, whose way is taken where neither applies: on other devices
+Parameters, buffers and values are those of timm's modules, whose way is taken where none applies: on other devices
 than a CPU, in mixed precision, and in compiled, exported, traced and scripted models.
 """
 from typing import Any
@@ -60,6 +61,8 @@ class LeanConv2d(nn.Conv2d):
 
     def forward(self, x: torch.Tensor, norm: LeanBatchNormAct2d | None = None) -> torch.Tensor:
         if norm is None:
+            if in_plain_eager(x) and x.is_cpu and self._is_linear(x):
+                return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None]
             return super().forward(x)
         if not norm.training:
             scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
@@ -81,6 +84,9 @@ class LeanConv2d(nn.Conv2d):
         if isinstance(norm.act, nn.SiLU):
             return _ConvSiLU.apply(x, weight, shift)
         return norm.act(F.conv2d(x, weight, shift))
+
+    def _is_linear(self, x: torch.Tensor) -> bool:
+        return x.shape[2:] == self.kernel_size == (1, 1) and self.padding == (0, 0) and self.groups == 1
 
     @classmethod
     def from_plain(cls, conv: nn.Conv2d) -> 'LeanConv2d':
