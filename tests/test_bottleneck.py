@@ -3,7 +3,7 @@ import copy
 import pytest
 import timm
 import torch
-from timm.layers import ConvNormAct
+from timm.layers import ConvNormAct, DropPath
 from timm.models.rexnet import LinearBottleneck
 from torch import nn
 from torch.nn.utils import prune
@@ -85,6 +85,16 @@ def test_frozen_parameters_change_no_other_gradient(frozen):
         model(images()).square().sum().backward()
     for theirs, ours in zip(plain.parameters(), lean.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_stochastic_depth_is_timms():
+    plain, lean = pair('expanding')
+    results = []
+    for model in (plain, lean):
+        model.train()[1].drop_path = DropPath(0.5)
+        torch.manual_seed(2)
+        results.append(gradients(model, images()))
+    torch.testing.assert_close(results[1], results[0])
 
 
 def count_batch_norms(model: nn.Module, x: torch.Tensor, training: bool) -> int:
