@@ -147,7 +147,8 @@ def test_batch_norm_over_processes_keeps_the_network(create):
     model = build.synchronize_batch_norm(model, torch.device('cuda'))  # moves nothing there
     assert any(isinstance(module, SyncBatchNormAct) for module in model.modules())
     assert not any(type(module).__name__.startswith('BatchNorm') for module in model.modules())
-    assert torch.equal(model.eval()(x), expected)
+    # not to the bit, as convolutions do not take in this BatchNorm
+    torch.testing.assert_close(model.eval()(x), expected, rtol=0, atol=1e-5 * expected.std().item())
 
 
 def test_batch_norm_over_processes_needs_an_accelerator(class_folder, tmp_path):

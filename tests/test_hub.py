@@ -63,7 +63,9 @@ def test_features(published):
     x = image(1, 3, 64, 64)
     ours = timm.create_model('rexnetv1_1_0', pretrained=True, features_only=True).eval()(x)
     theirs = timm.create_model('rexnet_100', pretrained=True, features_only=True).eval()(x)
-    assert len(ours) == 5 and all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert len(ours) == 5
+    for our, their in zip(ours, theirs, strict=True):  # not to the bit, as our convolutions take BatchNorm in
+        torch.testing.assert_close(our, their, rtol=0, atol=1e-5 * their.std().item())
 
 
 @pytest.mark.parametrize('name', ['rexnetv1_unet', 'rexnetv1_unet_1_0'])
