@@ -22,9 +22,10 @@ def as_encoded(features: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def assert_all_equal(actual: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    """To rounding: convolutions take BatchNorm in where nothing records the network, and features are of any size."""
     assert len(actual) == len(expected)
     for a, b in zip(actual, expected, strict=True):
-        torch.testing.assert_close(a, b)
+        torch.testing.assert_close(a, b, rtol=0, atol=2e-5 * b.std().item())
 
 
 def assert_contract(encoder: torch.nn.Module, in_channels: int, depth: int, output_stride: int = 32) -> None:
