@@ -101,6 +101,7 @@ class LeanBottleneck(nn.Module):
         return x
 
     def _excite(self, x: torch.Tensor) -> torch.Tensor:
+        # an `if` of its own: torch.jit.script leaves out what stands in it, but compiles what stands behind an `and`
         if not torch.jit.is_scripting():
             if in_plain_eager(x) and self._is_lean(x):
                 x, mean = _Pool.apply(x)

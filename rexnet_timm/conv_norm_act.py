@@ -57,22 +57,32 @@ def _copy_conv(conv_cls: type[nn.Conv2d], conv: nn.Conv2d) -> nn.Conv2d:
 
 
 class LeanConv2d(nn.Conv2d):
-    """torch's Conv2d; with a BatchNorm as second argument it returns what that makes of the convolution's output."""
+    """torch's Conv2d, which can take in the norm and activation after it."""
 
     def forward(self, x: torch.Tensor, norm: LeanBatchNormAct2d | None = None) -> torch.Tensor:
-        if norm is None:
-            if in_plain_eager(x) and x.is_cpu and self._is_linear(x):
-                return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None]
-            return super().forward(x)
-        if not norm.training:
-            scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-            shift = norm.bias - scale * norm.running_mean
-            if self.bias is not None:
-                shift = torch.addcmul(shift, scale, self.bias)
-            return norm.act(norm.drop(F.conv2d(
-                x, self.weight * scale[:, None, None, None], shift,
-                self.stride, self.padding, self.dilation, self.groups)))
+        """(N, in_channels, H, W) -> (N, out_channels, H', W').
 
+        Args:
+            x: Input.
+            norm: Norm with an activation, which is applied to the output; in training mode only for the convolutions
+                and inputs that `LeanConvNormAct` gives one to.
+        """
+        if norm is not None:
+            return self._normalise_by_batch(x, norm) if norm.training else self._normalise_by_average(x, norm)
+        if in_plain_eager(x) and x.is_cpu and self._is_linear(x):
+            return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None]
+        return super().forward(x)
+
+    def _normalise_by_average(self, x: torch.Tensor, norm: LeanBatchNormAct2d) -> torch.Tensor:
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        shift = norm.bias - scale * norm.running_mean
+        if self.bias is not None:
+            shift = torch.addcmul(shift, scale, self.bias)
+        return norm.act(norm.drop(F.conv2d(
+            x, self.weight * scale[:, None, None, None], shift,
+            self.stride, self.padding, self.dilation, self.groups)))
+
+    def _normalise_by_batch(self, x: torch.Tensor, norm: LeanBatchNormAct2d) -> torch.Tensor:
         pixels = x.permute(0, 2, 3, 1).flatten(0, 2)
         mean = pixels.mean(0)
         centred = pixels - mean

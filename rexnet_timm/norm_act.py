@@ -16,7 +16,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
 
-__all__ = ['LeanBatchNormAct2d', 'LeanReLU6', 'in_plain_eager']
+__all__ = ['LeanBatchNormAct2d', 'LeanReLU6', 'in_plain_eager', 'take_over']
 
 
 def in_plain_eager(x: torch.Tensor) -> bool:
@@ -79,7 +79,8 @@ class LeanBatchNormAct2d(BatchNormAct2d):
         return _copy_norm(cls, norm)
 
     def forward(self, x: torch.Tensor, applied: bool = False) -> torch.Tensor:
-        if applied:  # the convolution before it has done its work
+        """`x` normalised and activated, or, where the convolution before has done that already (`applied`), itself."""
+        if applied:
             return x
         if not in_plain_eager(x) or not self._is_lean(x):
             return super().forward(x)
@@ -97,9 +98,12 @@ class LeanBatchNormAct2d(BatchNormAct2d):
         """Scale and shift of each channel by a batch's statistics, which the running ones are moved towards.
 
         Args:
-            mean: Mean of each channel.
-            var: Variance of each channel over all `count` values, biased.
+            mean: Mean of each channel, (C,).
+            var: Variance of each channel, (C,), over all `count` values, biased.
             count: Values a channel, at least 2.
+
+        Returns:
+            Scale and shift, each of shape (C,): `scale * x + shift` is normalised.
         """
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
