@@ -345,7 +345,7 @@ def create_task(args: argparse.Namespace, model: nn.Module, dataset: Any, device
 
 def _segmentation_task(args: argparse.Namespace, model: nn.Module, dataset: Any, device: torch.device) -> TrainingTask:
     criterion = MultiScaleLoss(
-        create_segmentation_loss(args.seg_loss, args.num_classes, dataset.ignore_label),
+        create_segmentation_loss(args.seg_loss, args.num_classes, dataset.ignore_label, args.class_weights),
         weights=_scale_weights(args.scale_weights), target=args.scale_target, ignore_index=dataset.ignore_label,
         object_share=args.object_share, background=args.background_classes, fade_epochs=args.fade_epochs)
     criterion.scale_weights(getattr(model, 'scales', (0,)))  # as many as there are scales, or an error now

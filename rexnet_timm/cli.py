@@ -157,7 +157,10 @@ def _add_segmentation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group('segmentation')
     group.add_argument('--ignore-index', type=int, metavar='N', help='label of the masks that does not count')
     group.add_argument('--seg-loss', default='ce', metavar='NAME',
-                       help="'ce', 'dice', 'focal', 'jaccard', 'lovasz', or a sum such as 'ce+dice' (default: ce)")
+                       help="'ce', 'dice', 'focal', 'lovasz', or a sum such as 'ce+dice' (default: ce)")
+    group.add_argument('--class-weights', type=float, nargs='+', metavar='W',
+                       help="weight of each class in 'ce', more for rare ones; of masks with one class background and "
+                            'foreground (default: all 1)')
 
 
 def _add_depth(parser: argparse.ArgumentParser) -> None:

@@ -164,17 +164,13 @@ class MultiScaleLoss(nn.Module):
         return list(self.base_loss)
 
     def _loss_at(self, base_loss: BaseLoss, output: torch.Tensor, target: torch.Tensor, scale: int) -> torch.Tensor:
+        is_labels = target.ndim == 3
         if self.target == 'upsample' and scale > 0:
             output = F.interpolate(output, size=target.shape[-2:], mode='bilinear', align_corners=False)
         else:
             target = self._target_at(target, output, scale)
-        if self.target == 'soft' and target.ndim == 4 and scale > 0:
-            # a cell without a label has no share and no loss, and must not count in the mean either
-            labelled = (target.sum(1) > 0).float().mean()
-            if isinstance(base_loss, nn.CrossEntropyLoss):
-                # torch takes probabilities or a label to ignore, but not both
-                base_loss = nn.CrossEntropyLoss(base_loss.weight, label_smoothing=base_loss.label_smoothing)
-            return base_loss(output, target) / labelled.clamp(min=1e-6)
+        if is_labels and target.ndim == 4:
+            return _loss_of_shares(base_loss, output, target)
         if self.ignore_index is None:
             return base_loss(output, target)
         # A mean over no pixel is 0/0 and so is its gradient. Give such a target labels, and the loss weight 0.
@@ -211,6 +207,18 @@ def _check_takes_shares(base_loss: BaseLoss | Sequence[BaseLoss]) -> None:
                 "take torch's cross entropy ('ce'), or another target, such as 'majority'.")
 
 
+def _loss_of_shares(base_loss: BaseLoss, output: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    """A mean loss over the cells that have a label, whose shares sum to 1; those of the others are all 0."""
+    counted = shares
+    if isinstance(base_loss, nn.CrossEntropyLoss):
+        if base_loss.weight is not None:
+            counted = shares * base_loss.weight.view(-1, 1, 1)
+        # torch takes probabilities or a label to ignore, but not both
+        base_loss = nn.CrossEntropyLoss(base_loss.weight, label_smoothing=base_loss.label_smoothing)
+    # With shares torch divides by all cells, with labels by the weights of those that have one; so does this.
+    return base_loss(output, shares) / counted.sum(1).mean().clamp(min=1e-6)
+
+
 def _scale_of(output: torch.Tensor, target: torch.Tensor) -> int:
     """The scale whose size ceil(H / 2**s) x ceil(W / 2**s) is that of the output."""
     size, full = tuple(output.shape[-2:]), tuple(target.shape[-2:])
@@ -240,19 +248,26 @@ class _SumLoss(nn.Module):
         return sum(loss(logits, target) for loss in self.losses)
 
 
-def create_segmentation_loss(name: str, num_classes: int, ignore_index: int) -> nn.Module:
+def create_segmentation_loss(
+        name: str,
+        num_classes: int,
+        ignore_index: int,
+        class_weights: Sequence[float] | None = None,
+) -> nn.Module:
     """A base loss by name.
 
     Args:
         name: 'ce' (cross entropy), 'dice', 'focal' or 'lovasz', or their sum, such as 'ce+dice'.
         num_classes: Channels of the logits; with 1 the losses are binary.
         ignore_index: Label without a loss.
+        class_weights: Weight of each class in the cross entropy, above 0, for rare classes; two of a binary loss,
+            background and foreground. The other losses have none.
 
     Returns:
         A loss of (N, num_classes, H, W) logits and (N, H, W) labels.
 
     Raises:
-        ValueError: An unknown name.
+        ValueError: An unknown name, or weights that do not fit.
     """
     mode = 'binary' if num_classes == 1 else 'multiclass'
     factories = {
@@ -265,5 +280,19 @@ def create_segmentation_loss(name: str, num_classes: int, ignore_index: int) -> 
     unknown = [part for part in parts if part not in factories]
     if unknown:
         raise ValueError(f"The loss must be one of {', '.join(factories)}, or a sum such as 'ce+dice', got {name!r}.")
+    if class_weights is not None:
+        if 'ce' not in parts:
+            raise ValueError(f"Class weights belong to the cross entropy, got the loss {name!r}: add it, 'ce+{name}'.")
+        factories['ce'] = partial(factories['ce'], **_weights_of_classes(class_weights, num_classes))
     losses = [factories[part](ignore_index=ignore_index) for part in parts]
     return losses[0] if len(losses) == 1 else _SumLoss(losses)
+
+
+def _weights_of_classes(class_weights: Sequence[float], num_classes: int) -> dict[str, torch.Tensor]:
+    number = max(2, num_classes)
+    if len(class_weights) != number or not min(class_weights) > 0:
+        raise ValueError(
+            f'There must be {number} class weights above 0, one for each class, got {len(class_weights)}: '
+            f'{tuple(class_weights)}.')
+    weights = torch.tensor(class_weights, dtype=torch.float32)
+    return {'weight': weights} if num_classes > 1 else {'pos_weight': weights[1:] / weights[0]}

@@ -167,6 +167,51 @@ def test_losses_by_name_prefer_the_right_answer(name, classes):
     assert right.grad.isfinite().all()
 
 
+def test_class_weights_are_those_of_the_cross_entropy():
+    torch.manual_seed(0)
+    logits, target = torch.randn(2, 3, 8, 8), torch.randint(3, (2, 8, 8))
+    target[0, :2] = 255
+    weighted = create_segmentation_loss('ce', 3, 255, (0.5, 1, 4))(logits, target)
+    labelled = target != 255
+    losses = nn.functional.cross_entropy(logits, target.where(labelled, 0), reduction='none')[labelled]
+    weights = torch.tensor([0.5, 1, 4])[target[labelled]]
+    torch.testing.assert_close(weighted, (weights * losses).sum() / weights.sum())
+    dice = create_segmentation_loss('dice', 3, 255)(logits, target)
+    both = create_segmentation_loss('ce+dice', 3, 255, (0.5, 1, 4))(logits, target)
+    torch.testing.assert_close(both, weighted + dice)
+
+
+def test_class_weights_of_a_binary_loss_are_background_and_foreground():
+    torch.manual_seed(0)
+    logits, target = torch.randn(2, 1, 8, 8), torch.randint(2, (2, 8, 8))
+    losses = nn.functional.binary_cross_entropy_with_logits(logits[:, 0], target.float(), reduction='none')
+    weighted = create_segmentation_loss('ce', 1, 255, (2, 6))(logits, target)
+    torch.testing.assert_close(weighted, (losses * torch.where(target == 1, 3., 1.)).mean())
+
+
+def test_class_weights_count_for_soft_targets_as_for_labels():
+    outputs, target = outputs_and_target(classes=3, size=(24, 32))
+    # cells of one label each, or of none, for which nearest and soft targets say the same
+    target = target[:, ::4, ::4].repeat_interleave(4, 1).repeat_interleave(4, 2)
+    target[:, :8] = 255
+    soft, nearest = (
+        MultiScaleLoss(create_segmentation_loss('ce', 3, 255, (0.5, 1, 4)), target=mode, ignore_index=255)
+        for mode in ('soft', 'nearest'))
+    torch.testing.assert_close(soft(outputs, target), nearest(outputs, target))
+    assert soft(outputs, torch.full_like(target, 255)) == 0
+
+
+def test_soft_targets_of_several_labels_count_pixels_without_any():
+    outputs, _ = outputs_and_target(classes=3, size=(24, 32))
+    masks = torch.zeros(2, 3, 24, 32)
+    masks[:, 0, :8] = 1  # two thirds of the image have no class, and are a lesson too
+    parts = MultiScaleLoss(nn.BCEWithLogitsLoss(), target='soft').forward_scales(outputs, masks)
+    for scale, output in enumerate(outputs):
+        expected = nn.functional.binary_cross_entropy_with_logits(
+            output, nn.functional.avg_pool2d(masks, 2 ** scale)).detach()
+        torch.testing.assert_close(parts[f'loss_scale_{scale}'], expected)
+
+
 # every loss class of SMP, in every mode that it has, with the classes and the shape of the target that the mode takes
 SMP_LOSSES = {
     f'{name}-{mode}': (mode, factory)
@@ -230,6 +275,10 @@ def test_every_loss_of_smp_serves_as_base(name, target_mode):
      "SMP's DiceLoss takes labels alone: take torch's cross entropy .'ce'., or another target"),
     (lambda: MultiScaleLoss([nn.CrossEntropyLoss(), smp.losses.SoftCrossEntropyLoss()], target='soft'),
      "SMP's SoftCrossEntropyLoss takes labels alone"),
+    (lambda: create_segmentation_loss('dice', 3, 255, (1, 1, 2)),
+     "belong to the cross entropy, got the loss 'dice': add it, 'ce.dice'"),
+    (lambda: create_segmentation_loss('ce', 3, 255, (1, 2)), r'must be 3 class weights above 0, .* got 2: \(1, 2\)'),
+    (lambda: create_segmentation_loss('ce', 2, 255, (1, 0)), r'must be 2 class weights above 0, .* got 2: \(1, 0\)'),
     (lambda: create_segmentation_loss('ce+hinge', 3, 255), "one of ce, dice, focal, lovasz, .* got 'ce.hinge'"),
 ])
 def test_wrong_arguments_are_refused(call, message):

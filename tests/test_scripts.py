@@ -171,8 +171,8 @@ def test_a_runs_own_arguments_repeat_it(mask_folder, tmp_path):
 
 
 @pytest.mark.parametrize('name', [
-    '--scales', '--scale-weights', '--scale-target', '--ignore-index', '--seg-loss', '--rex-width-mult',
-    '--rex-depth-mult', '--encoder-name', '--min-depth', '--max-depth', '--smoothness'])
+    '--scales', '--scale-weights', '--scale-target', '--ignore-index', '--seg-loss', '--class-weights',
+    '--rex-width-mult', '--rex-depth-mult', '--encoder-name', '--min-depth', '--max-depth', '--smoothness'])
 def test_the_arguments_that_timm_does_not_have_are_explained(name):
     entry = re.search(rf'^  {name} .*(\n {{10,}}.*)*', create_train_parser().format_help(), re.MULTILINE)
     assert len(entry[0].split()) > 4, entry[0]  # the name, the value, and words on it
@@ -186,6 +186,7 @@ def test_the_arguments_that_timm_does_not_have_are_explained(name):
     (['--scales', '9'], None, 'from 0 (the size of the input) to 4'),
     (['--scale-weights', 'half'], None, "a sequence of numbers, got 'half'"),
     (['--seg-loss', 'hinge'], None, "one of ce, dice, focal, lovasz"),
+    (['--class-weights', '1', '2'], None, "class weights above 0, one for each class, got 2"),
     (['--batch-size', '1'], None, 'at least 2 images'),
     (['--opt', 'adamx'], None, '--opt adamx'),
     (['--eval-metric', 'top1'], None, "--eval-metric must be one of loss, miou"),
