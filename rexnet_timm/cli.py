@@ -229,7 +229,7 @@ def parse_train_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         The arguments; `data_dir` is the folder however it was given.
 
     Raises:
-        ValueError: An unknown name in the YAML file.
+        ValueError: An unknown name in the YAML file, or a number out of its range.
         FileNotFoundError: No such YAML file.
     """
     parser = create_train_parser()
@@ -239,11 +239,25 @@ def parse_train_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if config:
         parser.set_defaults(**_config_defaults(config, parser))
     args = parser.parse_args(argv)
+    _check_ranges(args)
     args.data_dir = args.data or args.data_dir
     if args.data_dir is None and args.dataset == '':
         parser.error('a folder of data is needed (the first argument, or --data-dir), or --dataset synthetic or '
                      'synthetic-depth')
     return args
+
+
+def _check_ranges(args: argparse.Namespace) -> None:
+    # after parsing, as values of a YAML file do not pass the types of the flags
+    for names, rule, holds in (
+        (('epochs', 'grad_accum_steps', 'log_interval', 'checkpoint_hist'), 'at least 1', lambda value: value >= 1),
+        (('drop', 'drop_path', 'model_ema_decay'), 'at least 0 and below 1', lambda value: 0 <= value < 1),
+        (('clip_grad',), 'above 0, or left out', lambda value: value > 0),
+    ):
+        for name in names:
+            value = getattr(args, name)
+            if value is not None and not holds(value):
+                raise ValueError(f'--{name.replace("_", "-")} must be {rule}, got {value}.')
 
 
 def repeatable_args(args: argparse.Namespace) -> dict[str, Any]:
