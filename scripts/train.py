@@ -66,6 +66,10 @@ def run(args: argparse.Namespace) -> tuple[float | None, int | None]:
     updates_per_epoch = -(-len(train_loader) // args.grad_accum_steps)
     lr_scheduler, epochs = create_scheduler_v2(
         optimizer, updates_per_epoch=updates_per_epoch, **scheduler_kwargs(args, decreasing))
+    if start_epoch >= epochs:  # no mistake: what restarts a job after a crash may restart a finished one
+        if primary:
+            _logger.info(f'Nothing to train: {start_epoch} of {epochs} epochs are done; --epochs asks for more')
+        return None, None
     if start_epoch > 0:
         if args.sched_on_updates:
             lr_scheduler.step_update(start_epoch * updates_per_epoch)

@@ -61,6 +61,16 @@ def test_segmentation_learns_and_resumes(mask_folder, tmp_path):
     assert [row['epoch'] for row in summary(tmp_path / 'run')] == [str(epoch) for epoch in range(12)]
 
 
+def test_a_finished_run_is_left_as_it_is(mask_folder, tmp_path, caplog):
+    arguments = mask_arguments(mask_folder, tmp_path, '--epochs', '1')
+    assert train.main(arguments) == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'run').iterdir()}
+    with caplog.at_level('INFO', 'train'):
+        assert train.main([*arguments, '--resume', str(tmp_path / 'run' / 'last.pth.tar')]) == 0
+    assert 'Nothing to train: 1 of 1 epochs are done; --epochs asks for more' in caplog.messages
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / 'run').iterdir()} == before
+
+
 def test_the_built_in_set_trains(tmp_path):
     assert train.main(
         ['--dataset', 'synthetic', '--synthetic-images', '16', *mask_arguments(tmp_path, tmp_path)[1:],
