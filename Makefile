@@ -30,10 +30,10 @@ lint: $(INSTALLED)
 	$(RUN) -m ruff check .
 
 test: lint
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest -n auto -m "not slow"
 
 test-slow: $(INSTALLED)
-	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest -n auto -m slow
 
 conformance: $(INSTALLED)
 	$(RUN) tests/conformance.py
