@@ -7,11 +7,13 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
+# Each worker holds torch and its models in memory
+PARALLEL := -n auto --maxprocesses 4
 
 .PHONY: help setup demo test test-slow conformance lint clean
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n '/^#/!q; s/^# //p' Makefile
 
 setup: $(INSTALLED)
 
@@ -30,10 +32,10 @@ lint: $(INSTALLED)
 	$(RUN) -m ruff check .
 
 test: lint
-	$(RUN) -m pytest -n auto -m "not slow"
+	$(RUN) -m pytest $(PARALLEL) -m "not slow"
 
 test-slow: $(INSTALLED)
-	$(RUN) -m pytest -n auto -m slow
+	$(RUN) -m pytest $(PARALLEL) -m slow
 
 conformance: $(INSTALLED)
 	$(RUN) tests/conformance.py
