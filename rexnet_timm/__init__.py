@@ -1,7 +1,9 @@
 """ ReXNetV1 and a multi-scale U-Net by name in timm and segmentation_models_pytorch; importing registers them. """
+from .any_encoder import create_encoder
 from .card import create_model_card
-from .depth import ReXDepth, disparity_to_depth
-from .encoder import ReXNetV1Encoder, create_encoder
+from .depth import ReXDepth
+from .disparity import disparity_to_depth
+from .encoder import ReXNetV1Encoder
 from .losses import MultiScaleLoss
 from .rexnetv1 import ReXNetV1, ReXNetV1Lite
 from .task import DepthTask, SegmentationTask

@@ -16,6 +16,7 @@ from timm.models import load_checkpoint
 from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.task import ClassificationTask, TrainingTask
 
+from .any_encoder import check_encoder_name, check_encoder_weights
 from .data import (
     SegmentationFolder,
     SyntheticDepth,
@@ -27,9 +28,8 @@ from .data import (
 )
 from .depth import ReXDepth
 from .depth_losses import MultiScaleDepthLoss
-from .encoder import check_encoder_name, check_encoder_weights
+from .errors import first_lines, near_names
 from .losses import MultiScaleLoss, create_segmentation_loss
-from .names import near_names
 from .task import DepthTask, SegmentationTask
 from .weights import load_encoder_weights
 
@@ -103,7 +103,7 @@ def create_model(args: argparse.Namespace) -> nn.Module:
         raise ValueError(f'--model {name} does not take all of its arguments: {error}.') from error
     except RuntimeError as error:
         # timm's, of a name without published weights or a file that does not fit
-        raise ValueError(f'--model {name} does not start from these weights: {_first_lines(error)}') from error
+        raise ValueError(f'--model {name} does not start from these weights: {first_lines(error)}') from error
     _check_dataset(args, model)
     if args.pretrained_path and is_smp:
         load_encoder_weights(model.encoder, args.pretrained_path)
@@ -126,11 +126,7 @@ def _load_weights(model: nn.Module, path: str) -> None:
     except RuntimeError as error:
         hint = ' --pretrained-path takes the weights of an encoder alone.' if kind_of(model) == 'segmentation' else ''
         raise ValueError(
-            f'--initial-checkpoint {path!r} does not fit the model: {_first_lines(error)}{hint}') from error
-
-
-def _first_lines(error: Exception) -> str:
-    return '; '.join(line.strip() for line in str(error).splitlines()[:3])
+            f'--initial-checkpoint {path!r} does not fit the model: {first_lines(error)}{hint}') from error
 
 
 def kind_of(model: nn.Module) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from .names import near_names
+from .errors import near_names
 
 __all__ = ['create_train_parser', 'parse_train_args', 'repeatable_args']
 

@@ -19,16 +19,12 @@ from segmentation_models_pytorch.base import SegmentationHead
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from timm.layers import BatchNormAct2d, SeparableConvNormAct, create_act_layer
 
-__all__ = ['DECODER_CHANNELS', 'AdditiveDecoder', 'ConcatDecoder', 'create_decoder', 'resize', 'scale_size']
+from .grid import scale_size
+
+__all__ = ['DECODER_CHANNELS', 'AdditiveDecoder', 'ConcatDecoder', 'create_decoder', 'resize']
 
 # Widths of the stages, coarsest first: of ours from 1/16 of the input's size to 1/2, of SMP's to the input's size.
 DECODER_CHANNELS = {'additive': (128, 96, 64, 16), 'unet': (256, 128, 64, 32, 16)}
-
-
-def scale_size(size: Sequence[int], scale: int) -> tuple[int, int]:
-    """Height and width of the logits at `scale` for an input of `size`: `ceil(size / 2**scale)`."""
-    height, width = size
-    return -(-height // 2 ** scale), -(-width // 2 ** scale)
 
 
 def resize(x: torch.Tensor, size: tuple[int, int], mode: str = 'nearest') -> torch.Tensor:

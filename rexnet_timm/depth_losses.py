@@ -8,7 +8,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .depth import check_depth_range, disparity_to_depth, valid_depth
+from .disparity import check_depth_range, disparity_to_depth, valid_depth
 from .losses import MultiScaleLoss
 
 __all__ = ['MultiScaleDepthLoss', 'ScaleInvariantLogLoss', 'edge_aware_smoothness', 'scale_invariant_log']

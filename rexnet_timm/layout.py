@@ -7,39 +7,15 @@ modules of the model at hand, so that it holds for every width, depth and head.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from timm.layers import ConvNormAct
 from timm.models import clean_state_dict
 
 if TYPE_CHECKING:
     from .rexnetv1 import ReXNetV1
 
-__all__ = ['check_shapes', 'checkpoint_filter_fn', 'naver_keys', 'naver_to_timm', 'timm_to_naver', 'to_timm_layout']
+__all__ = ['check_shapes', 'checkpoint_filter_fn', 'naver_to_timm', 'timm_to_naver', 'to_timm_layout']
 
 FINAL_CHS = 1280  # channels of the final 1x1 conv at width_mult 1.0
 CLASSIFIER_KEYS = ('head.fc.weight', 'head.fc.bias')
-
-
-def naver_keys(model: 'ReXNetV1') -> dict[str, str]:
-    """NAVER's key of every entry of the state dict, in its order, and of a classifier even if the model has none."""
-    names = {'stem.conv': 'features.0', 'stem.bn': 'features.1', **model.naver_head}
-    for index, block in enumerate(model.features):
-        # NAVER's Sequential starts with the stem's conv, norm and activation
-        ours, theirs = f'features.{index}', f'features.{index + 3}'
-        if isinstance(block, ConvNormAct):
-            names.update({f'{ours}.conv': theirs, f'{ours}.bn': f'features.{index + 4}'})
-            continue
-        position = 0
-        for part, length in (('conv_exp', 3), ('conv_dw', 2), ('se', 1), ('act_dw', 1), ('conv_pwl', 2)):
-            if getattr(block, part) is None:
-                continue
-            slot = f'{theirs}.out.{position}'
-            if part == 'se':
-                names.update({f'{ours}.se.{n}': f'{slot}.fc.{i}' for n, i in (('fc1', 0), ('bn', 1), ('fc2', 3))})
-            elif part != 'act_dw':
-                names.update({f'{ours}.{part}.conv': slot, f'{ours}.{part}.bn': f'{theirs}.out.{position + 1}'})
-            position += length
-    keys = {key: key.rpartition('.') for key in (*model.state_dict(), *CLASSIFIER_KEYS)}
-    return {key: f'{names[module]}.{entry}' for key, (module, _, entry) in keys.items() if module in names}
 
 
 def _rename(state_dict: Mapping[str, Any], names: Mapping[str, str], linear: bool) -> dict[str, Any]:

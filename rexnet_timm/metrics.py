@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 
-from .depth import valid_depth
+from .disparity import valid_depth
 
 __all__ = ['ConfusionMatrix', 'DepthErrors']
 

@@ -27,10 +27,10 @@ from timm.models.rexnet import RexNet
 
 from .bottleneck import convert_lean
 from .layout import (
+    CLASSIFIER_KEYS,
     FINAL_CHS,
     check_shapes,
     checkpoint_filter_fn,
-    naver_keys,
     naver_to_timm,
     timm_to_naver,
     to_timm_layout,
@@ -172,7 +172,25 @@ class ReXNetV1(RexNet):
 
     def naver_keys(self) -> dict[str, str]:
         """NAVER's key of every entry of the state dict, in its order, and of a classifier even if there is none."""
-        return naver_keys(self)
+        names = {'stem.conv': 'features.0', 'stem.bn': 'features.1', **self.naver_head}
+        for index, block in enumerate(self.features):
+            # NAVER's Sequential starts with the stem's conv, norm and activation
+            ours, theirs = f'features.{index}', f'features.{index + 3}'
+            if isinstance(block, ConvNormAct):
+                names.update({f'{ours}.conv': theirs, f'{ours}.bn': f'features.{index + 4}'})
+                continue
+            position = 0
+            for part, length in (('conv_exp', 3), ('conv_dw', 2), ('se', 1), ('act_dw', 1), ('conv_pwl', 2)):
+                if getattr(block, part) is None:
+                    continue
+                slot = f'{theirs}.out.{position}'
+                if part == 'se':
+                    names.update({f'{ours}.se.{n}': f'{slot}.fc.{i}' for n, i in (('fc1', 0), ('bn', 1), ('fc2', 3))})
+                elif part != 'act_dw':
+                    names.update({f'{ours}.{part}.conv': slot, f'{ours}.{part}.bn': f'{theirs}.out.{position + 1}'})
+                position += length
+        keys = {key: key.rpartition('.') for key in (*self.state_dict(), *CLASSIFIER_KEYS)}
+        return {key: f'{names[module]}.{entry}' for key, (module, _, entry) in keys.items() if module in names}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
         """As torch's, for timm's layout and NAVER's, also wrapped as :func:`checkpoint_filter_fn` says.

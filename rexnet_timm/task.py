@@ -12,8 +12,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from timm.task import ClassificationTask
 
-from .depth import disparity_to_depth
 from .depth_losses import MultiScaleDepthLoss
+from .disparity import disparity_to_depth
 from .losses import MultiScaleLoss
 from .metrics import ConfusionMatrix, DepthErrors
 

@@ -23,9 +23,10 @@ from segmentation_models_pytorch.base.modules import Activation
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from . import rexnetv1
+from .any_encoder import create_encoder, fixed_input_size
 from .card import create_model_card
-from .decoder import AdditiveDecoder, create_decoder, resize, scale_size
-from .encoder import create_encoder, fixed_input_size
+from .decoder import AdditiveDecoder, create_decoder, resize
+from .grid import scale_size
 from .layout import check_shapes
 
 _logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rexnet_timm.rexnetv1 import ReXNetV1, ReXNetV1Lite, model_cfgs, timm_to_naver
-from rexnet_timm.structure import model_of
+from rexnet_timm.weights import model_of
 
 PATH = Path(__file__).parents[1] / 'scripts' / 'convert_checkpoint.py'
 spec = importlib.util.spec_from_file_location('convert_checkpoint', PATH)

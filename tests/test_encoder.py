@@ -4,7 +4,8 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 
-from rexnet_timm.encoder import ReXNetV1Encoder, ReXNetV1LiteEncoder, create_encoder, register_encoders
+from rexnet_timm.any_encoder import create_encoder
+from rexnet_timm.encoder import ReXNetV1Encoder, ReXNetV1LiteEncoder, register_encoders
 from rexnet_timm.rexnetv1 import model_cfgs, timm_to_naver
 
 SMALL = 'rexnetv1_test'

@@ -9,8 +9,9 @@ from timm.task import ClassificationTask, TrainingTask
 from timm.utils import CheckpointSaver
 
 import rexnet_timm
-from rexnet_timm.checkpoint import load_checkpoint_file, resume
+from rexnet_timm.checkpoint import resume
 from rexnet_timm.engine import Precision, evaluate, fit, train_one_epoch
+from rexnet_timm.files import load_checkpoint_file
 
 ENCODER = 'rexnetv1_test'
 

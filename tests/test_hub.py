@@ -13,7 +13,7 @@ import torch
 from test_weights import Trap, with_noise
 
 import rexnet_timm
-from rexnet_timm.encoder import create_encoder
+from rexnet_timm.any_encoder import create_encoder
 
 ENCODER = 'rexnetv1_test'
 

@@ -13,8 +13,8 @@ import yaml
 from PIL import Image
 from running import ROOT, distributed, load_script, summary
 
-from rexnet_timm.checkpoint import load_checkpoint_file
 from rexnet_timm.cli import create_train_parser, parse_train_args
+from rexnet_timm.files import load_checkpoint_file
 
 CAMVID = ROOT.parent / 'shared' / 'data' / 'camvid'
 train = load_script('train')

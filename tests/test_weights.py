@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 
 import rexnet_timm
 from rexnet_timm import build
-from rexnet_timm.checkpoint import load_checkpoint_file, load_weights_file
+from rexnet_timm.any_encoder import create_encoder
 from rexnet_timm.cli import parse_train_args
-from rexnet_timm.encoder import create_encoder
+from rexnet_timm.files import load_checkpoint_file, load_weights_file
 from rexnet_timm.rexnetv1 import default_cfgs, model_cfgs, timm_to_naver
 from rexnet_timm.unet import unet_name
 

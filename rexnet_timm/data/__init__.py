@@ -2,7 +2,8 @@
 
 One job: the public names. Folders of images and masks, the built-in synthetic sets, joint transforms, loaders.
 """
-from .folder import DatasetError, SegmentationFolder, palette
+from ..errors import DatasetError
+from .folder import SegmentationFolder, palette
 from .loader import check_batch_size, create_segmentation_loader, sample_error_message
 from .synthetic import SyntheticShapes
 from .synthetic_depth import SyntheticDepth

@@ -17,6 +17,8 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
+from ..errors import DatasetError
+
 IMAGE_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 MASK_EXTENSIONS = ('.png', '.bmp', '.tif', '.tiff')
 DEFAULT_IGNORE_LABEL = 255
@@ -32,10 +34,6 @@ _FIRST_COLORS = (
     (70, 76, 92), (230, 84, 72), (64, 150, 232), (244, 190, 60), (60, 178, 112), (158, 94, 214),
     (240, 134, 190), (58, 196, 200), (150, 96, 58), (178, 208, 92), (28, 84, 156), (206, 206, 214),
 )
-
-
-class DatasetError(ValueError):
-    """A folder or file that cannot be used as it is; the text is one line: the rule, what was found, the remedy."""
 
 
 def palette(num_classes: int) -> np.ndarray:

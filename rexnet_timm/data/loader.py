@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from timm.data.distributed_sampler import OrderedDistributedSampler
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from .folder import DatasetError
+from ..errors import DatasetError
 
 
 class SeededSamples(Dataset):
