@@ -28,8 +28,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch.utils.flop_counter import FlopCounterMode
 
 import rexnet_timm
-from rexnet_timm.build import default_device
-from rexnet_timm.engine import Precision
+from rexnet_timm.cli.build import default_device
+from rexnet_timm.training.engine import Precision
 
 ENCODER = 'tu-rexnet_100'  # timm's ReXNet 1.0x, whose numbers of channels are ours
 REFERENCE = f"smp.Unet('{ENCODER}')"

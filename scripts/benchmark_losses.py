@@ -21,7 +21,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from rexnet_timm import MultiScaleLoss
-from rexnet_timm.losses import TARGETS
+from rexnet_timm.training.losses import TARGETS
 
 CLASSES = 11
 IGNORED = 255

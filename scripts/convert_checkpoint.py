@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from rexnet_timm.files import load_weights_file
-from rexnet_timm.layout import check_shapes, timm_to_naver, to_timm_layout
-from rexnet_timm.weights import model_of
+from rexnet_timm.models.layout import check_shapes, timm_to_naver, to_timm_layout
+from rexnet_timm.models.weights import model_of
 
 SUFFIXES = ('.safetensors', '.pth', '.pt')
 

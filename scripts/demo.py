@@ -14,10 +14,10 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import random_seed
 
 import rexnet_timm
-from rexnet_timm.build import default_device
+from rexnet_timm.cli.build import default_device
 from rexnet_timm.data import SyntheticShapes, create_segmentation_loader, create_segmentation_transform, palette
-from rexnet_timm.engine import evaluate, fit
-from rexnet_timm.visualize import prediction_sheet
+from rexnet_timm.deployment.pictures import prediction_sheet
+from rexnet_timm.training.engine import evaluate, fit
 
 MEAN = STD = (0.5, 0.5, 0.5)
 

@@ -22,10 +22,10 @@ from PIL import Image, ImageDraw, ImageFont
 from timm.utils import init_distributed_device
 
 import rexnet_timm
-from rexnet_timm import build
-from rexnet_timm.cli import parse_train_args
+from rexnet_timm.cli import build
+from rexnet_timm.cli.arguments import parse_train_args
 from rexnet_timm.data import DatasetError, sample_error_message
-from rexnet_timm.metrics import ConfusionMatrix
+from rexnet_timm.training.metrics import ConfusionMatrix
 
 # logits of a batch of one image, and the scale that they are from
 Predict = Callable[[torch.Tensor], tuple[torch.Tensor, int]]

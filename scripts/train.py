@@ -17,11 +17,11 @@ from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.utils import CheckpointSaver, get_outdir, init_distributed_device, random_seed, setup_default_logging
 
 import rexnet_timm  # noqa: F401 - registers the models
-from rexnet_timm import build
-from rexnet_timm.checkpoint import resume
-from rexnet_timm.cli import parse_train_args, repeatable_args
+from rexnet_timm.cli import build
+from rexnet_timm.cli.arguments import parse_train_args, repeatable_args
 from rexnet_timm.data import DatasetError, sample_error_message
-from rexnet_timm.engine import Precision, fit
+from rexnet_timm.training.engine import Precision, fit
+from rexnet_timm.training.run_state import resume
 
 _logger = logging.getLogger('train')
 

@@ -145,7 +145,9 @@ def run(patterns: Sequence[str] = ('*',)) -> Conformance:
         FileNotFoundError: As :func:`fetch_tests`.
         ValueError: No backbone matches.
     """
-    from rexnet_timm.rexnetv1 import model_cfgs  # imported late: the Hub's library reads the environment on import
+    from rexnet_timm.models.rexnetv1 import (
+        model_cfgs,  # imported late: the Hub's library reads the environment on import
+    )
 
     names = [name for name in model_cfgs if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
     if not names:

@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import rexnet_timm
-from rexnet_timm.cli import parse_train_args
+from rexnet_timm.cli.arguments import parse_train_args
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()

@@ -1,0 +1,151 @@
+"""An encoder of segmentation_models_pytorch (SMP) or timm by any of their names, with its arguments checked.
+
+Contract: `encoders/_base.py` of SMP, https://github.com/qubvel-org/segmentation_models.pytorch, MIT license.
+"""
+import copy
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+import torch.nn as nn
+
+from ..errors import near_names
+from .rexnetv1 import model_cfgs
+
+__all__ = ['check_encoder_name', 'check_encoder_weights', 'create_encoder', 'fixed_input_size']
+
+
+def check_encoder_name(name: str) -> None:
+    """Raise ValueError, with near names, for an encoder that neither SMP's registry nor, after `tu-`, timm's has."""
+    timm_name = _timm_name(name)
+    # 'hf-hub:' and 'local-dir:' models are for timm to resolve
+    if name in smp.encoders.encoders or timm.is_model(timm_name) or ':' in timm_name:
+        return
+    names = smp.encoders.get_encoder_names()
+    if timm_name:
+        names = [f'tu-{model_name}' for model_name in timm.list_models()]
+    raise ValueError(
+        f"Unknown encoder name '{name}'.{near_names(name.split('.')[0], names)} Take one of "
+        "segmentation_models_pytorch.encoders.get_encoder_names(), or 'tu-' and one of timm.list_models().")
+
+
+def create_encoder(
+        name: str,
+        in_channels: int = 3,
+        depth: int = 5,
+        weights: str | bool | None = None,
+        output_stride: int = 32,
+        **kwargs: Any,
+) -> nn.Module:
+    """SMP's `get_encoder` for any of its names, with nothing dropped in silence.
+
+    Args:
+        name: A name of SMP's registry, or `tu-` and a model name of timm.
+        in_channels: Channels of the input images.
+        depth: Number of features besides the input; most encoders take 3 to 5.
+        weights: Name of pretrained weights, for `tu-` names also True; None for random ones.
+        output_stride: Largest reduction of the features, 8, 16 or 32.
+        **kwargs: For this package's names those of the backbone (width_mult, drop_path_rate, ...), for `tu-` names
+            those of timm; other encoders take none.
+
+    Returns:
+        The encoder: (N, in_channels, H, W) to a list of `depth + 1` feature maps, finest first. Parameters of SMP's
+        encoders that reach none of them are frozen, so that distributed training does not wait for their gradients.
+
+    Raises:
+        ValueError: For an unknown name, weights that the name has not, arguments that the encoder would not see, or
+            values out of range.
+    """
+    if in_channels < 1:
+        raise ValueError(f'in_channels must be at least 1, got {in_channels}. Use 3 for RGB images.')
+    check_encoder_name(name)
+    timm_name = _timm_name(name)
+    if kwargs and not timm_name and name not in model_cfgs:
+        raise ValueError(
+            f"Encoder '{name}' takes no further arguments, got {', '.join(kwargs)}. Leave them out, or use a name of "
+            "this package or a 'tu-' one.")
+    check_encoder_weights(name, weights)
+    if timm_name:
+        try:
+            return smp.encoders.get_encoder(
+                name, in_channels=in_channels, depth=depth, weights=weights, output_stride=output_stride, **kwargs)
+        except (AttributeError, IndexError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"Encoder '{name}' cannot be built with depth={depth}, output_stride={output_stride} and the arguments "
+                f"{kwargs}; timm and SMP say: {error} An encoder needs features that halve in size from one to the "
+                'next, as convolutional networks and hierarchical transformers have.') from error
+    if not kwargs:
+        encoder = smp.encoders.get_encoder(
+            name, in_channels=in_channels, depth=depth, weights=weights, output_stride=output_stride)
+        if name not in model_cfgs:
+            _freeze_unreached(encoder, in_channels)
+        return encoder
+    spec = smp.encoders.encoders[name]
+    encoder = spec['encoder'](depth=depth, output_stride=output_stride, **{**spec['params'], **kwargs})
+    if weights is not None:
+        # get_encoder knows how to fetch, but would drop the arguments
+        encoder.load_state_dict(smp.encoders.get_encoder(name, depth=depth, weights=weights).state_dict())
+    encoder.set_in_channels(in_channels, pretrained=weights is not None)
+    return encoder
+
+
+def fixed_input_size(
+        name: str,
+        encoder: nn.Module,
+        in_channels: int = 3,
+        img_size: int | tuple[int, int] | None = None,
+        **kwargs: Any,
+) -> tuple[int, int] | None:
+    """The only height and width that an encoder takes, None for most; takes the arguments that it was built with."""
+    timm_name = _timm_name(name)
+    cfg = timm.models.get_pretrained_cfg(timm_name) if timm_name and ':' not in timm_name else None
+    if cfg is None or not cfg.fixed_input_size:
+        return None
+    if img_size is None:
+        img_size = cfg.input_size[1:]
+    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    # timm's configurations say so of networks that take any size as well; the meta device tells at no cost
+    try:
+        copy.deepcopy(encoder).to('meta')(torch.zeros(1, in_channels, height + 32, width + 32, device='meta'))
+    except (AssertionError, RuntimeError, ValueError):
+        return height, width
+    return None
+
+
+def _freeze_unreached(encoder: nn.Module, in_channels: int) -> None:
+    # Some of SMP's encoders keep a classifier's last layers, or stages beyond their depth. No gradient reaches these,
+    # which distributed training takes for an error unless they are frozen. The meta device finds them at no cost.
+    probe = copy.deepcopy(encoder).to('meta').train()
+    features = probe(torch.zeros(2, in_channels, 64, 64, device='meta'))
+    sum(feature.sum() for feature in features[1:]).backward()
+    reached = {name for name, parameter in probe.named_parameters() if parameter.grad is not None}
+    for name, parameter in encoder.named_parameters():
+        parameter.requires_grad_(name in reached)
+
+
+def _timm_name(name: str) -> str:
+    # the timm model behind a name that SMP builds through timm, '' for those of SMP's registry
+    if name.startswith('tu-'):
+        return name[3:]
+    if smp.encoders.is_equivalent_to_timm_universal(name):
+        return name.replace('timm-', 'tf_' if 'mobilenetv3' in name else '')
+    return ''
+
+
+def check_encoder_weights(name: str, weights: str | bool | None) -> None:
+    """Raise ValueError, with what there is, for pretrained weights that the encoder of a known name has not."""
+    timm_name = _timm_name(name)
+    if weights is None or ':' in timm_name:
+        return
+    if timm_name:
+        if not timm.models.is_model_pretrained(timm_name):
+            raise ValueError(f"timm has no pretrained weights for '{timm_name}', got {weights!r}. "
+                             'Use encoder_weights=None.')
+        return
+    known = list(smp.encoders.encoders[name]['pretrained_settings'])
+    if weights not in known:
+        raise ValueError(
+            f"Encoder '{name}' has {'the weights ' + ', '.join(known) if known else 'no pretrained weights'}, got "
+            f"{weights!r}. Use {'one of these or ' if known else ''}encoder_weights=None; "
+            'rexnet_timm.load_encoder_weights(encoder, path) takes a file.')

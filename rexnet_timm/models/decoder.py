@@ -1,0 +1,262 @@
+""" Decoders of the multi-scale U-Net
+
+From the features of any encoder of segmentation_models_pytorch (SMP) to those of every scale, coarsest first. There are
+two: that of `smp.Unet` itself (`ConcatDecoder`), and a light one (`AdditiveDecoder`), in which
+* skips are added instead of concatenated, so that the decoder costs a fraction of the encoder instead of a multiple
+* the sums are refined by depthwise-separable convolutions (MobileNets, https://arxiv.org/abs/1704.04861)
+* the stage at half resolution, where a channel costs most, has few of them; the classes that they have no room for come
+  from the stage at a quarter, straight into the logits
+* nothing is computed at full resolution but the logits, enlarged from half resolution
+
+In both, the features of every stage come out, and the stages finer than asked for are not run.
+"""
+from collections.abc import Sequence
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from segmentation_models_pytorch.base import SegmentationHead
+from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
+from timm.layers import BatchNormAct2d, SeparableConvNormAct, create_act_layer
+
+from ..grid import scale_size
+
+__all__ = ['DECODER_CHANNELS', 'AdditiveDecoder', 'ConcatDecoder', 'create_decoder', 'resize']
+
+# Widths of the stages, coarsest first: of ours from 1/16 of the input's size to 1/2, of SMP's to the input's size.
+DECODER_CHANNELS = {'additive': (128, 96, 64, 16), 'unet': (256, 128, 64, 32, 16)}
+
+
+def resize(x: torch.Tensor, size: tuple[int, int], mode: str = 'nearest') -> torch.Tensor:
+    """Resize (N, C, H, W) to `size`, or return it untouched where it has that size already."""
+    if x.shape[-2] == size[0] and x.shape[-1] == size[1]:
+        return x
+    return F.interpolate(x, size=size, mode=mode, align_corners=False if mode == 'bilinear' else None)
+
+
+class DecoderBlock(nn.Module):
+    """One step up: the coarser features are reduced, enlarged and added to the skip; a residual branch refines the sum.
+
+    The coarser features are reduced before they are enlarged, where a convolution costs a quarter.
+    """
+
+    def __init__(
+            self,
+            in_chs: int,
+            skip_chs: int,
+            out_chs: int,
+            kernel_size: int,
+            act_layer: str = 'relu',
+            interpolation: str = 'nearest',
+    ):
+        super().__init__()
+        self.interpolation = interpolation
+        self.conv_in = nn.Conv2d(in_chs, out_chs, 1, bias=False)
+        # Patch-4 encoders have no half-scale feature: SMP hands out one with no channels.
+        self.conv_skip = nn.Conv2d(skip_chs, out_chs, 1, bias=False) if skip_chs > 0 else None
+        self.norm = BatchNormAct2d(out_chs, act_layer=act_layer)
+        self.refine = SeparableConvNormAct(out_chs, out_chs, kernel_size, apply_act=False)
+        self.act = create_act_layer(act_layer)
+
+    def forward(self, x: torch.Tensor, skip: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """(N, in_chs, h, w) and (N, skip_chs, ...) -> (N, out_chs, *size)."""
+        x = resize(self.conv_in(x), size, self.interpolation)
+        if self.conv_skip is not None:
+            x = x + resize(self.conv_skip(skip), size, self.interpolation)
+        x = self.norm(x)
+        return self.act(x + self.refine(x))
+
+
+class FineHead(nn.Module):
+    """Logits at half resolution from the features of that stage and of the one before it, or enlarged to the full one.
+
+    Args:
+        in_chs: Channels of the stage at half resolution.
+        coarse_chs: Channels of the stage at a quarter.
+        num_classes: Channels of the logits.
+        enlarge: Whether the logits are enlarged to twice their size.
+    """
+
+    def __init__(self, in_chs: int, coarse_chs: int, num_classes: int, enlarge: bool):
+        super().__init__()
+        self.conv = nn.Conv2d(in_chs, num_classes, 1)
+        self.conv_coarse = nn.Conv2d(coarse_chs, num_classes, 1, bias=False)
+        self.enlarge = enlarge
+
+    def forward(self, x: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
+        """(N, in_chs, h, w) and (N, coarse_chs, ~h/2, ~w/2) -> (N, num_classes, h, w), or twice that size."""
+        # NCHW from here on: enlarging a number of channels that is no multiple of 8, and the softmax over them, is
+        # slower in NHWC, and in half the size the copy costs next to nothing
+        logits = self.conv(x).contiguous()
+        logits = logits + resize(self.conv_coarse(coarse).contiguous(), (x.shape[-2], x.shape[-1]), 'bilinear')
+        if self.enlarge:
+            logits = F.interpolate(logits, scale_factor=2., mode='bilinear', align_corners=False)
+        return logits
+
+
+class _ScaleDecoder(nn.Module):
+    """What the decoders share: one stage a scale, run from the coarsest to the finest that is asked for."""
+    finest_stage: int  # scale of the last stage; finer logits are enlarged from its features
+    channels: dict[int, int]  # of the features of each scale
+
+    def start(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """What the first stage takes, from the encoder's features."""
+        return features[-1]
+
+    def step(self, x: torch.Tensor, features: list[torch.Tensor], scale: int, size: tuple[int, int]) -> torch.Tensor:
+        """Run the stage of `scale` on the output `x` of the one before it."""
+        raise NotImplementedError
+
+    def cut(self, finest: int) -> None:
+        """Remove the stages finer than scale `finest`."""
+        raise NotImplementedError
+
+    def stages_of_head(self, scale: int) -> tuple[int, ...]:
+        """The scales of the stages whose features the head of `scale` takes, in its order."""
+        return (scale,)
+
+    def scales_to(self, finest: int) -> range:
+        """The scales of the stages down to `finest`, in the order in which they run."""
+        return range(max(self.channels), max(finest, self.finest_stage) - 1, -1)
+
+    def forward(self, features: list[torch.Tensor], size: tuple[int, int], finest: int = 0) -> dict[int, torch.Tensor]:
+        """Run the stages down to scale `finest`, or to the finest there is.
+
+        Args:
+            features: The encoder's features, index s of shape (N, C_s, ~H/2**s, ~W/2**s).
+            size: Height and width of the network's input.
+            finest: Scale of the last stage to run.
+
+        Returns:
+            {scale: (N, channels of the scale, ceil(H/2**scale), ceil(W/2**scale))}; the unet decoder keeps the size of
+            the encoder's features where that is another.
+        """
+        x = self.start(features)
+        outputs: dict[int, torch.Tensor] = {}
+        for scale in self.scales_to(finest):
+            x = self.step(x, features, scale, size)
+            outputs[scale] = x
+        return outputs
+
+
+class AdditiveDecoder(_ScaleDecoder):
+    """The light decoder of this package.
+
+    Args:
+        encoder_channels: Channels of the encoder's features, index s at 1/2**s of the input's size.
+        decoder_channels: Channels of the stages, coarsest first; the last one is at 1/2 of the input's size.
+        act_layer: Activation, by timm's name.
+        interpolation: How coarse features are enlarged, 'nearest' or 'bilinear'.
+    """
+    finest_stage = 1
+
+    def __init__(
+            self,
+            encoder_channels: Sequence[int],
+            decoder_channels: Sequence[int],
+            act_layer: str = 'relu',
+            interpolation: str = 'nearest',
+    ):
+        super().__init__()
+        coarsest = len(encoder_channels) - 2  # the last feature is the decoder's input
+        self.channels = dict(zip(range(coarsest, 0, -1), decoder_channels, strict=True))
+        in_chs = encoder_channels[-1]
+        # keyed by scale, so that a stage keeps its name in the state dict when finer ones are cut off
+        self.stages = nn.ModuleDict()
+        for scale, out_chs in self.channels.items():
+            self.stages[str(scale)] = DecoderBlock(
+                in_chs, encoder_channels[scale], out_chs, 5 if scale > 1 else 3, act_layer, interpolation)
+            in_chs = out_chs
+
+    def step(self, x: torch.Tensor, features: list[torch.Tensor], scale: int, size: tuple[int, int]) -> torch.Tensor:
+        return self.stages[str(scale)](x, features[scale], scale_size(size, scale))
+
+    def cut(self, finest: int) -> None:
+        for name in [name for name in self.stages if int(name) < finest]:
+            del self.stages[name]
+
+    def stages_of_head(self, scale: int) -> tuple[int, ...]:
+        return (1, 2) if scale < 2 else (scale,)
+
+    def create_head(self, scale: int, num_classes: int) -> nn.Module:
+        """A module from the features of `stages_of_head` to the logits of `scale`."""
+        if scale < 2:
+            return FineHead(self.channels[1], self.channels[2], num_classes, enlarge=scale == 0)
+        return nn.Conv2d(self.channels[scale], num_classes, 1)
+
+
+class ConcatDecoder(_ScaleDecoder):
+    """The decoder of `smp.Unet`, with its parameters under their names, and the features of every stage.
+
+    Args:
+        encoder_channels: Channels of the encoder's features, index s at 1/2**s of the input's size.
+        decoder_channels: Channels of the stages, coarsest first; the last one is at the input's size.
+        interpolation: How coarse features are enlarged, 'nearest' or 'bilinear'.
+        add_center_block: Whether two convolutions stand before the first stage, as SMP has it for VGG.
+    """
+    finest_stage = 0
+
+    def __init__(
+            self,
+            encoder_channels: Sequence[int],
+            decoder_channels: Sequence[int],
+            interpolation: str = 'nearest',
+            add_center_block: bool = False,
+    ):
+        super().__init__()
+        depth = len(encoder_channels) - 1
+        self.channels = dict(zip(range(depth - 1, -1, -1), decoder_channels, strict=True))
+        decoder = UnetDecoder(
+            encoder_channels, decoder_channels, n_blocks=depth, add_center_block=add_center_block,
+            interpolation_mode=interpolation)
+        self.center = decoder.center
+        self.blocks = decoder.blocks  # coarsest first, so that cutting finer ones off renames nothing
+
+    def start(self, features: list[torch.Tensor]) -> torch.Tensor:
+        return self.center(features[-1])
+
+    def step(self, x: torch.Tensor, features: list[torch.Tensor], scale: int, size: tuple[int, int]) -> torch.Tensor:
+        # The features' own size, as SMP has it: some encoders round down. Scale 0 is the image, which SMP does not use.
+        height, width = features[scale].shape[-2:]
+        return self.blocks[max(self.channels) - scale](x, height, width, features[scale] if scale > 0 else None)
+
+    def cut(self, finest: int) -> None:
+        self.blocks = self.blocks[:max(self.channels) - finest + 1]
+
+    def create_head(self, scale: int, num_classes: int) -> nn.Module:
+        """A module from the features of `scale` to its logits; that of scale 0 is the head of `smp.Unet`."""
+        if scale == 0:
+            return SegmentationHead(self.channels[0], num_classes, kernel_size=3)
+        return nn.Conv2d(self.channels[scale], num_classes, 1)
+
+
+def create_decoder(
+        decoder_type: str,
+        encoder_channels: Sequence[int],
+        decoder_channels: Sequence[int] | None = None,
+        act_layer: str = 'relu',
+        interpolation: str = 'nearest',
+        add_center_block: bool = False,
+) -> AdditiveDecoder | ConcatDecoder:
+    """A decoder by its name, 'additive' or 'unet'; `decoder_channels` None takes the last ones of its default.
+
+    Raises:
+        ValueError: Another name, a wrong number of channels, or an argument that the decoder does not have.
+    """
+    if decoder_type not in DECODER_CHANNELS:
+        raise ValueError(f"decoder_type must be 'additive' or 'unet', got {decoder_type!r}.")
+    if interpolation not in ('nearest', 'bilinear'):
+        raise ValueError(f"decoder_interpolation must be 'nearest' or 'bilinear', got {interpolation!r}.")
+    depth = len(encoder_channels) - 1
+    number, rule = (depth - 1, 'encoder_depth - 1') if decoder_type == 'additive' else (depth, 'encoder_depth')
+    if decoder_channels is None:
+        decoder_channels = DECODER_CHANNELS[decoder_type][-number:]
+    if len(decoder_channels) != number:
+        raise ValueError(
+            f'decoder_channels of the {decoder_type} decoder needs {rule} = {number} entries, coarsest first, '
+            f'got {len(decoder_channels)}: {tuple(decoder_channels)}.')
+    if decoder_type == 'additive':
+        return AdditiveDecoder(encoder_channels, decoder_channels, act_layer, interpolation)
+    if act_layer != 'relu':
+        raise ValueError(f"decoder_act_layer of the unet decoder is always 'relu', got {act_layer!r}: leave it out.")
+    return ConcatDecoder(encoder_channels, decoder_channels, interpolation, add_center_block)

@@ -1,0 +1,338 @@
+""" The scripts as a user calls them, on small data. """
+import csv
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from running import ROOT, distributed, load_script, summary
+
+from rexnet_timm.cli.arguments import create_train_parser, parse_train_args
+from rexnet_timm.files import load_checkpoint_file
+
+CAMVID = ROOT.parent / 'shared' / 'data' / 'camvid'
+train = load_script('train')
+
+
+@pytest.fixture
+def mask_folder(tmp_path) -> Path:
+    """Images with masks whose label is the image's brightness; 255 is to be ignored."""
+    root, rng = tmp_path / 'masks', np.random.default_rng(0)
+    for split, number in (('train', 8), ('val', 3)):
+        (root / split).mkdir(parents=True)
+        (root / f'{split}annot').mkdir()
+        for index in range(number):
+            labels = rng.integers(0, 3, (4, 5), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
+            image = (labels * 100)[..., None] + rng.integers(0, 40, (64, 80, 3), dtype=np.uint8)
+            labels[:4] = 255
+            Image.fromarray(image.astype(np.uint8)).save(root / split / f'{index}.png')
+            Image.fromarray(labels).save(root / f'{split}annot' / f'{index}.png')
+    return root
+
+
+def mask_arguments(folder: Path, tmp_path: Path, *args: str) -> list[str]:
+    return [str(folder), *(
+        '--model multiscaleunet --encoder-name rexnetv1_test --num-classes 3 --ignore-index 255 --val-split val '
+        '--img-size 64 --batch-size 4 --workers 0 --opt adamw --lr 3e-3 --warmup-epochs 0 --epochs 2 --device cpu '
+        '--experiment run').split(), '--output', str(tmp_path), *args]
+
+
+def test_segmentation_trains_on_two_processes(mask_folder, tmp_path):
+    result = distributed(2, *mask_arguments(mask_folder, tmp_path, '--batch-size', '2'), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    rows = summary(tmp_path / 'run')
+    assert len(rows) == 2
+    assert {'train_loss_scale_4', 'eval_miou', 'eval_mdice', 'eval_pixel_acc', 'eval_iou_class 2'} <= rows[0].keys()
+
+
+def test_segmentation_learns_and_resumes(mask_folder, tmp_path):
+    arguments = mask_arguments(mask_folder, tmp_path, '--scale', '1', '1', '--color-jitter', '0')
+    assert train.main([*arguments, '--epochs', '10']) == 0
+    rows = summary(tmp_path / 'run')
+    assert float(rows[-1]['train_loss']) < 0.8 * float(rows[0]['train_loss'])
+    last = str(tmp_path / 'run' / 'last.pth.tar')
+    assert train.main([*arguments, '--epochs', '12', '--resume', last]) == 0
+    assert [row['epoch'] for row in summary(tmp_path / 'run')] == [str(epoch) for epoch in range(12)]
+
+
+def test_a_finished_run_is_left_as_it_is(mask_folder, tmp_path, caplog):
+    arguments = mask_arguments(mask_folder, tmp_path, '--epochs', '1')
+    assert train.main(arguments) == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'run').iterdir()}
+    with caplog.at_level('INFO', 'train'):
+        assert train.main([*arguments, '--resume', str(tmp_path / 'run' / 'last.pth.tar')]) == 0
+    assert 'Nothing to train: 1 of 1 epochs are done; --epochs asks for more' in caplog.messages
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / 'run').iterdir()} == before
+
+
+def test_the_built_in_set_trains(tmp_path):
+    assert train.main(
+        ['--dataset', 'synthetic', '--synthetic-images', '16', *mask_arguments(tmp_path, tmp_path)[1:],
+         '--num-classes', '6', '--epochs', '1']) == 0
+    assert 'eval_iou_background' in summary(tmp_path / 'run')[0]
+
+
+def depth_arguments(tmp_path: Path, *args: str) -> list[str]:
+    return [*(
+        '--dataset synthetic-depth --synthetic-images 16 --model rexdepth --rex-width-mult 0.25 --rex-depth-mult 0.2 '
+        '--input-size 3 32 48 --min-depth 1 --max-depth 60 --batch-size 8 --workers 0 --opt adamw --lr 3e-3 '
+        '--warmup-epochs 0 --epochs 2 --device cpu --experiment run').split(), '--output', str(tmp_path), *args]
+
+
+def test_depth_trains_keeps_the_lowest_error_and_resumes(tmp_path):
+    assert train.main(depth_arguments(tmp_path, '--epochs', '4')) == 0
+    rows = summary(tmp_path / 'run')
+    assert {'train_loss_scale_3', 'train_loss_smooth', 'eval_abs_rel', 'eval_rmse', 'eval_delta3'} <= rows[0].keys()
+    assert float(rows[-1]['train_loss']) < float(rows[0]['train_loss'])
+    best = load_checkpoint_file(tmp_path / 'run' / 'model_best.pth.tar')['metric']
+    assert best == pytest.approx(min(float(row['eval_abs_rel']) for row in rows))
+    last = str(tmp_path / 'run' / 'last.pth.tar')
+    assert train.main(depth_arguments(tmp_path, '--epochs', '5', '--resume', last)) == 0
+    assert [row['epoch'] for row in summary(tmp_path / 'run')] == [str(epoch) for epoch in range(5)]
+
+
+def test_options_of_a_depth_run(tmp_path):
+    assert train.main(depth_arguments(
+        tmp_path, '--epochs', '1', '--amp', '--channels-last', '--model-ema', '--scales', '1', '2', '--scale-weights',
+        '1', '0.5', '--smoothness', '0.1', '--eval-metric', 'delta1', '--grad-checkpointing')) == 0
+    written = yaml.safe_load((tmp_path / 'run' / 'args.yaml').read_text())
+    assert (written['min_depth'], written['max_depth'], written['smoothness']) == (1, 60, 0.1)
+    assert train.main(['--config', str(tmp_path / 'run' / 'args.yaml'), '--experiment', 'again']) == 0
+    assert summary(tmp_path / 'again') == summary(tmp_path / 'run')
+
+
+@pytest.mark.parametrize('args, message', [
+    (['--dataset', 'synthetic'], 'no classes, got num_classes 6: leave it out, and train on depth (--dataset synth'),
+    (['--num-classes', '3'], 'no classes, got num_classes 3: leave it out'),
+    (['--model', 'rexnetv1_unet'], 'has depth and no classes, got --model rexnetv1_unet for segmentation: pass --mod'),
+    (['--model', 'rexnetv1'], 'got --model rexnetv1 for classification: pass --model rexdepth_1_0'),
+    (['--max-depth', '0.5'], '0 < min_depth < max_depth, got 1.0 and 0.5'),
+    (['--smoothness', '-1'], 'smoothness must be at least 0, got -1'),
+    (['--scale-weights', '1', '2'], 'got 2 weights for the 4 scales'),
+    (['--in-chans', '1', '--img-size', '32'], 'RGB images, got --in-chans 1'),
+    (['--eval-metric', 'miou'], "one of loss, abs_rel, rmse, delta1, delta2, delta3, got 'miou'"),
+])
+def test_mistakes_with_depth_end_with_one_line(args, message, tmp_path, capsys):
+    arguments = depth_arguments(tmp_path, *args)
+    if '--img-size' in args:
+        start = arguments.index('--input-size')
+        del arguments[start:start + 4]
+    assert train.main(arguments) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if 'error' in line]
+    assert line.startswith('train.py: error: ') and message in line
+
+
+def test_a_depth_model_and_a_folder_of_masks_do_not_fit(mask_folder, tmp_path, capsys):
+    assert train.main([str(mask_folder), *depth_arguments(tmp_path)[2:]]) == 2
+    error = capsys.readouterr().err
+    assert f'learns depth, got the folder {str(mask_folder)!r}: pass --dataset synthetic-depth, or a model' in error
+
+
+@pytest.mark.parametrize('model', [
+    ['unet', '--encoder-name', 'tu-rexnet_100'], ['fpn', '--encoder-name', 'rexnetv1_test'],
+    ['rexnetv1_unet', '--rex-width-mult', '0.3', '--scales', '0', '2', '--scale-weights', '1', '0.5'],
+])
+def test_other_models_train_in_the_same_script(model, mask_folder, tmp_path):
+    arguments = mask_arguments(mask_folder, tmp_path, '--epochs', '1')
+    start = arguments.index('--model')
+    del arguments[start:start + 4]  # the model and its encoder
+    assert train.main([*arguments, '--model', *model]) == 0
+    assert 0 <= float(summary(tmp_path / 'run')[0]['eval_miou']) <= 100
+
+
+def test_options_of_a_run(mask_folder, tmp_path):
+    assert train.main(mask_arguments(
+        mask_folder, tmp_path, '--amp', '--channels-last', '--model-ema', '--grad-accum-steps', '2', '--clip-grad', '1',
+        '--grad-checkpointing', '--seg-loss', 'ce+dice', '--scale-weights', 'same', '--sched-on-updates')) == 0
+    assert len(summary(tmp_path / 'run')) == 2
+
+
+@pytest.mark.skipif(not CAMVID.is_dir(), reason='needs the CamVid images of shared/data/camvid')
+@pytest.mark.slow
+def test_camvid_trains_on_two_processes(tmp_path):
+    result = distributed(
+        2, CAMVID, '--model', 'rexnetv1_unet_1_0', '--num-classes', '11', '--ignore-index', '11', '--val-split', 'val',
+        '--opt', 'adamw', '--lr', '2e-3', '--warmup-epochs', '0', '--batch-size', '8', '--img-size', '96',
+        '--epochs', '1', '--output', tmp_path, '--experiment', 'run', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert float(summary(tmp_path / 'run')[0]['eval_miou']) > 5
+
+
+def test_yaml_sets_defaults_and_the_command_line_wins(tmp_path):
+    path = tmp_path / 'recipe.yaml'
+    path.write_text('lr: 1e-3\nopt: adamw\nbatch-size: 16\namp: true\n')
+    args = parse_train_args(['data', '--config', str(path), '--batch-size', '8'])
+    assert (args.lr, args.opt, args.batch_size, args.amp) == (1e-3, 'adamw', 8, True)
+
+
+def test_a_runs_own_arguments_repeat_it(mask_folder, tmp_path):
+    assert train.main(mask_arguments(mask_folder, tmp_path)) == 0
+    written = tmp_path / 'run' / 'args.yaml'
+    repeated = vars(parse_train_args(['--config', str(written)]))
+    first = yaml.safe_load(written.read_text())
+    for key in ('model', 'lr', 'epochs', 'data_dir', 'scales', 'scale_weights', 'model_kwargs', 'device'):
+        assert repeated[key] == first[key]
+
+
+@pytest.mark.parametrize('name', [
+    '--scales', '--scale-weights', '--scale-target', '--ignore-index', '--seg-loss', '--class-weights',
+    '--rex-width-mult', '--rex-depth-mult', '--encoder-name', '--min-depth', '--max-depth', '--smoothness'])
+def test_the_arguments_that_timm_does_not_have_are_explained(name):
+    entry = re.search(rf'^  {name} .*(\n {{10,}}.*)*', create_train_parser().format_help(), re.MULTILINE)
+    assert len(entry[0].split()) > 4, entry[0]  # the name, the value, and words on it
+
+
+@pytest.mark.parametrize('args, change, message', [
+    (['--model', 'rexnetv1_unet_1_O'], None, "got 'rexnetv1_unet_1_O'. Did you mean rexnetv1_unet_1_"),
+    (['--encoder-name', 'rexnetv2'], None, "encoder name 'rexnetv2'. Did you mean rexnetv1"),
+    (['--model', 'unet', '--encoder-name', 'rexnetv2'], None, "encoder name 'rexnetv2'. Did you mean rexnetv1"),
+    (['--model', 'unet', '--rex-width-mult', '1.3'], None, '--model unet does not see --rex-width-mult: leave'),
+    (['--scales', '9'], None, 'from 0 (the size of the input) to 4'),
+    (['--scale-weights', 'half'], None, "a sequence of numbers, got 'half'"),
+    (['--seg-loss', 'hinge'], None, "one of ce, dice, focal, lovasz"),
+    (['--class-weights', '1', '2'], None, "class weights above 0, one for each class, got 2"),
+    (['--batch-size', '1'], None, 'at least 2 images'),
+    (['--epochs', '0'], None, '--epochs must be at least 1, got 0'),
+    (['--grad-accum-steps', '0'], None, '--grad-accum-steps must be at least 1, got 0'),
+    (['--log-interval', '0'], None, '--log-interval must be at least 1, got 0'),
+    (['--checkpoint-hist', '0'], None, '--checkpoint-hist must be at least 1, got 0'),
+    (['--drop-path', '2'], None, '--drop-path must be at least 0 and below 1, got 2.0'),
+    (['--model-ema-decay', '1'], None, '--model-ema-decay must be at least 0 and below 1, got 1.0'),
+    (['--clip-grad', '-1'], None, '--clip-grad must be above 0, or left out, got -1.0'),
+    (['--opt', 'adamx'], None, '--opt adamx'),
+    (['--eval-metric', 'top1'], None, "--eval-metric must be one of loss, miou"),
+    (['--resume', 'gone.pth'], None, "no checkpoint 'gone.pth'"),
+    (['--initial-checkpoint', 'gone.pth'], None, "no checkpoint 'gone.pth'"),
+    (['--config', 'gone.yaml'], None, "no configuration file 'gone.yaml'"),
+    (['--val-split', 'test'], None, 'test'),
+    ([], lambda root: (root / 'trainannot' / '3.png').unlink(), '3.png'),
+    ([], lambda root: (root / 'train' / '3.png').unlink(), '3.png'),
+    ([], lambda root: Image.new('L', (10, 10)).save(root / 'trainannot' / '3.png'), '3.png'),
+    ([], lambda root: Image.new('L', (80, 64), 7).save(root / 'trainannot' / '3.png'), '3.png'),
+    (['--workers', '1'], lambda root: Image.new('L', (80, 64), 7).save(root / 'trainannot' / '3.png'), '3.png'),
+    ([], lambda root: (root / 'train' / '3.png').write_bytes(b'nothing'), '3.png'),
+    ([], lambda root: [path.unlink() for path in root.glob('train*/*')], 'train'),
+])
+def test_mistakes_end_with_one_line_that_says_what_to_do(args, change, message, mask_folder, tmp_path, capsys):
+    if change is not None:
+        change(mask_folder)
+    assert train.main(mask_arguments(mask_folder, tmp_path, *args)) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if 'error' in line]
+    assert line.startswith('train.py: error: ') and message in line
+    assert 'Traceback' not in line
+
+
+def test_a_typo_in_a_recipe_names_the_near_argument(tmp_path, capsys):
+    path = tmp_path / 'recipe.yaml'
+    path.write_text('batchsize: 16\n')
+    assert train.main(['data', '--config', str(path)]) == 2
+    assert "recipe.yaml' sets 'batchsize', which is no argument of train.py. Did you mean batch_size" in (
+        capsys.readouterr().err)
+
+
+def test_mistakes_on_several_processes_show_no_traceback(mask_folder, tmp_path):
+    result = distributed(2, *mask_arguments(mask_folder, tmp_path, '--scales', '9'), cwd=tmp_path)
+    assert result.returncode != 0
+    assert result.stderr.count('train.py: error: scales must be') == 1
+    assert 'Traceback' not in result.stderr + result.stdout
+
+
+@pytest.mark.parametrize('number', ['0', 'two', ''])
+def test_the_launcher_wants_a_number_of_processes(number, tmp_path):
+    result = distributed(number, cwd=tmp_path)
+    assert result.returncode == 2
+    assert f"whole number of at least 1, got '{number}'" in result.stderr
+
+
+def test_the_demo_writes_its_picture(tmp_path, capsys):
+    path = tmp_path / 'predictions.png'
+    metrics = load_script('demo').main([
+        '--epochs', '1', '--train-images', '16', '--held-out-images', '4', '--image-size', '64', '--batch-size', '8',
+        '--output', str(path)])
+    assert 0 <= metrics['miou'] <= 100
+    printed = capsys.readouterr().out
+    assert 'IoU on 4 held-out images' in printed and f'{metrics["miou"]:5.1f}' in printed
+    with Image.open(path) as picture:
+        colors = picture.convert('RGB').getcolors(maxcolors=1 << 24)
+        assert picture.width > 7 * 192 and len(colors) > 100
+
+
+BENCHMARK = ['--models', 'rexnetv1_unet_1_0', "smp.Unet('tu-rexnet_100')", *(
+    '--batch-sizes 2 --rounds 2 --device cpu --sizes').split()]
+
+
+def run_benchmark(size: int, output: Path, *options: str) -> tuple[str, list[dict[str, str]]]:
+    """What the script prints, and the rows that it writes; it starts processes, and so has to be one."""
+    result = subprocess.run(
+        [sys.executable, str(ROOT / 'scripts' / 'benchmark.py'), *BENCHMARK, str(size), '--output', str(output),
+         *options],
+        env={**os.environ, 'PYTHONPATH': str(ROOT)}, check=True, timeout=300, capture_output=True, text=True)
+    with open(output / 'benchmark.csv') as file:
+        return result.stdout, list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_the_benchmark_measures_memory(tmp_path):
+    _, (ours, peer) = run_benchmark(256, tmp_path)
+    assert 0 < float(ours['memory_mib']) < float(peer['memory_mib'])
+    assert float(peer['memory_ratio']) == 1
+
+
+def test_the_benchmark_measures_every_model_and_writes_its_files(tmp_path):
+    printed, rows = run_benchmark(64, tmp_path, '--no-memory')
+    names = BENCHMARK[1:3]
+    assert [row['model'] for row in rows] == names
+    ours, peer = ({key: float(value) for key, value in row.items() if key.endswith(('_ms', '_ratio', 'gmacs'))}
+                  for row in rows)
+    assert peer['training_ratio'] == peer['inference_ratio'] == 1
+    assert ours['training_ratio'] == pytest.approx(ours['training_ms'] / peer['training_ms'])
+    assert ours['training_ms'] > ours['inference_ms'] > 0 and ours['gmacs'] < peer['gmacs']
+    assert f'| `{names[0]}` | 3.' in printed
+    with Image.open(tmp_path / 'benchmark-64-2.png') as picture:
+        assert picture.width == 900
+
+
+def test_the_benchmark_of_losses_measures_every_way(capsys):
+    results = load_script('benchmark_losses').main('--size 64 --batch-size 2 --rounds 2'.split())
+    assert len(results) == 6
+    alone, nearest, upsampled = (
+        results[name] for name in ('scale 0 alone', 'scales 0 to 4, nearest', 'scales 0 to 4, upsample'))
+    # logits of scale 0, their softmax and gradient at the least: float32, 2 images, 11 classes
+    assert alone[1] > 2 * 2 * 11 * 64 * 64 * 4 / 2 ** 20
+    assert alone[1] < nearest[1] < upsampled[1]
+    assert '| scales 0 to 4, upsample |' in capsys.readouterr().out
+
+
+def test_the_scales_of_a_run_are_measured(tmp_path, capsys):
+    assert train.main([
+        '--dataset', 'synthetic', '--synthetic-images', '16', '--model', 'rexnetv1_unet_test', '--img-size', '64',
+        '--batch-size', '8', '--epochs', '1', '--workers', '0', '--device', 'cpu', '--output', str(tmp_path),
+        '--experiment', 'run']) == 0
+    scales = load_script('scales')
+    capsys.readouterr()
+    assert scales.main([str(tmp_path / 'run'), '--thresholds', '0', '1', '--output', str(tmp_path / 'out')]) == 0
+    assert '| confidence 1 |' in capsys.readouterr().out
+    with open(tmp_path / 'out' / 'scales.csv') as file:
+        rows = {row['prediction']: row for row in csv.DictReader(file)}
+    assert len(rows) == 7
+    # sure of nothing is the finest scale, sure of everything the coarsest
+    assert rows['confidence 1']['miou'] == rows['cut at scale 0']['miou']
+    assert rows['confidence 0']['miou'] == rows['cut at scale 4']['miou']
+    assert float(rows['confidence 0']['mean_scale']) == 4
+    with Image.open(tmp_path / 'out' / 'scales.png') as picture:
+        assert len(picture.convert('RGB').getcolors(maxcolors=1 << 24)) > 2
+
+
+def test_scales_of_what_is_no_run_is_told(tmp_path, capsys):
+    assert load_script('scales').main([str(tmp_path)]) == 2
+    assert 'must be the folder of a run of train.py, and has no args.yaml' in capsys.readouterr().err
+
+
+def test_the_scripts_leave_the_process_without_a_group():
+    assert not torch.distributed.is_initialized()

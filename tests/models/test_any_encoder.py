@@ -1,0 +1,92 @@
+"""The multi-scale U-Net on encoders that are not this package's."""
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+
+from rexnet_timm import MultiScaleUnet
+from rexnet_timm.models.rexnetv1 import model_cfgs
+
+# One of each family: patch-4 without a half-scale feature, VGG with a full-scale one, NHWC, fixed sizes, ...
+TIMM_NAMES = [
+    'convnext_atto', 'convnextv2_atto', 'cspdarknet53', 'davit_tiny', 'densenet121', 'dla34', 'edgenext_xx_small',
+    'efficientformerv2_s0', 'efficientnet_b0', 'ese_vovnet19b_dw', 'fastvit_t8', 'ghostnet_100', 'hardcorenas_a',
+    'hrnet_w18_small', 'lcnet_050', 'mambaout_femto', 'maxvit_tiny_tf_224', 'mobilenetv3_small_100',
+    'mobilenetv4_conv_small', 'mobilevitv2_050', 'mvitv2_tiny', 'nextvit_small', 'poolformer_s12', 'pvt_v2_b0',
+    'rdnet_tiny', 'regnety_002', 'repghostnet_050', 'repvgg_a0', 'resnet18d', 'rexnet_100', 'starnet_s1',
+    'swiftformer_xs', 'swin_tiny_patch4_window7_224', 'swinv2_tiny_window8_256', 'tiny_vit_5m_224',
+    'twins_svt_small', 'vgg11_bn', 'xception41',
+]
+FIXED_SIZE = {'efficientformerv2_s0', 'maxvit_tiny_tf_224', 'swin_tiny_patch4_window7_224', 'swinv2_tiny_window8_256'}
+SMP_NAMES = [name for name in smp.encoders.get_encoder_names() if name not in model_cfgs]
+# What is larger trains without numbers: memory and minutes would say nothing about the decoder.
+LARGEST = 15_000_000
+
+
+def check_training(encoder_name: str, size: int, **kwargs) -> None:
+    """One step; every scale has its size and every parameter that is to be trained its gradient."""
+    torch.manual_seed(0)
+    model = MultiScaleUnet(encoder_name, classes=2, **kwargs).train()
+    device = 'cpu' if sum(parameter.numel() for parameter in model.parameters()) <= LARGEST else 'meta'
+    outputs = model.to(device)(torch.randn(2, 3, size, size, device=device))
+    assert [tuple(output.shape) for output in outputs] == [(2, 2, size >> s, size >> s) for s in model.scales]
+    sum(output.mean() for output in outputs).backward()
+    missing = [n for n, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]
+    assert missing == []
+    assert device == 'meta' or all(output.isfinite().all() for output in outputs)
+    trained = sum(parameter.numel() for parameter in model.encoder.parameters() if parameter.requires_grad)
+    assert trained > 0.7 * sum(parameter.numel() for parameter in model.encoder.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('encoder_name', SMP_NAMES)
+def test_every_encoder_of_smp(encoder_name):
+    check_training(encoder_name, 64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', TIMM_NAMES)
+def test_encoders_of_timm(name):
+    check_training(f'tu-{name}', 64, **({'img_size': 64} if name in FIXED_SIZE else {}))
+
+
+@pytest.mark.parametrize('encoder_name', ['resnet18', 'mit_b0', 'timm-efficientnet-b0', 'vgg11'])
+@pytest.mark.parametrize('depth', [4, 5])
+def test_nothing_is_left_without_a_gradient(encoder_name, depth):
+    model = MultiScaleUnet(encoder_name, encoder_depth=depth, classes=2, scales=(0, 2)).train()
+    sum(output.mean() for output in model(torch.randn(2, 3, 64, 64))).backward()
+    missing = [n for n, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]
+    assert missing == []
+    # frozen is what reaches no feature, and nothing else
+    frozen = {name.split('.')[1] for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    classifier = {'conv_head', 'bn2'} if encoder_name == 'timm-efficientnet-b0' else set()
+    assert frozen >= classifier
+    assert depth == 4 or frozen == classifier
+
+
+@pytest.mark.parametrize('encoder_name', ['tu-convnext_atto', 'tu-vgg11_bn', 'tu-mobilenetv3_small_100'])
+@pytest.mark.parametrize('size', [(45, 70), (64, 64)])
+def test_any_size(encoder_name, size):
+    model = MultiScaleUnet(encoder_name, classes=2).train()
+    outputs = model(torch.randn(2, 3, *size))
+    assert [tuple(o.shape[-2:]) for o in outputs] == [tuple(-(-side // 2 ** s) for side in size) for s in range(5)]
+
+
+def test_fixed_sizes_are_told():
+    model = MultiScaleUnet('tu-swin_tiny_patch4_window7_224', classes=2, img_size=64).eval()
+    assert model(torch.randn(1, 3, 64, 64)).shape == (1, 2, 64, 64)
+    with pytest.raises(ValueError, match=r'images of 64 x 64 alone, got 96 x 64: resize them, build it with img_size'):
+        model(torch.randn(1, 3, 96, 64))
+
+
+def test_sizes_that_timm_calls_fixed_and_are_not():
+    model = MultiScaleUnet('tu-swiftformer_xs', classes=2).eval()  # 224 x 224, timm says
+    assert model(torch.randn(1, 3, 64, 96)).shape == (1, 2, 64, 96)
+
+
+@pytest.mark.parametrize('name, reason', [
+    ('vit_tiny_patch16_224', 'Unsupported model downsampling pattern'),
+    ('nest_tiny', 'list index out of range'),
+])
+def test_what_has_no_pyramid_is_refused_with_the_reason(name, reason):
+    with pytest.raises(ValueError, match=f"Encoder 'tu-{name}' cannot be built.*{reason}.*features that halve in size"):
+        MultiScaleUnet(f'tu-{name}', classes=2)

@@ -1,0 +1,395 @@
+import copy
+
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+import torch.nn.functional as F
+
+import rexnet_timm
+from rexnet_timm.models.unet import unet_name
+
+ENCODER = 'rexnetv1_test'
+SCALES = (0, 1, 2, 3, 4)
+
+
+def build(**kwargs) -> rexnet_timm.MultiScaleUnet:
+    torch.manual_seed(0)
+    return rexnet_timm.MultiScaleUnet(**{'encoder_name': ENCODER, 'classes': 3, **kwargs})
+
+
+def with_statistics(model: torch.nn.Module) -> torch.nn.Module:
+    """A model whose BatchNorm statistics are not those of a new one."""
+    model.train()
+    with torch.no_grad():
+        for _ in range(3):
+            model(torch.randn(4, 3, 64, 64))
+    return model.eval()
+
+
+def sizes(height: int, width: int, scales=SCALES) -> list[tuple[int, int]]:
+    return [(-(-height // 2 ** scale), -(-width // 2 ** scale)) for scale in scales]
+
+
+@pytest.mark.parametrize('size', [(32, 32), (64, 96), (45, 70), (33, 127)])
+def test_training_returns_every_scale_at_its_own_size(size):
+    outputs = build().train()(torch.randn(2, 3, *size))
+    assert [tuple(output.shape) for output in outputs] == [(2, 3, *s) for s in sizes(*size)]
+
+
+@pytest.mark.parametrize('size', [(32, 32), (45, 70)])
+@pytest.mark.parametrize('scales', [(0,), (1,), (0, 2), (2, 4), SCALES])
+def test_evaluation_returns_one_tensor_of_the_size_of_the_input(size, scales):
+    with torch.no_grad():
+        output = build(scales=scales).eval()(torch.randn(1, 3, *size))
+    assert output.shape == (1, 3, *size)
+
+
+def test_one_scale_returns_one_tensor_in_training_too():
+    x = torch.randn(2, 3, 64, 64)
+    for scales in [(0,), (2,)]:
+        assert build(scales=scales).train()(x).shape == (2, 3, 64, 64)
+
+
+def test_scale_0_is_the_evaluation_output():
+    model = with_statistics(build())
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(model(x), model.forward_scales(x)[0])
+
+
+def test_the_finest_logits_come_from_two_stages():
+    model = with_statistics(build())
+    x = torch.randn(1, 3, 50, 70)
+    with torch.no_grad():
+        features = model.decoder(model.encoder(x), (50, 70))
+        for scale in (0, 1):
+            head = model.heads[str(scale)]
+            coarse = F.interpolate(head.conv_coarse(features[2]), (25, 35), mode='bilinear')
+            half = head.conv(features[1]) + coarse
+            expected = F.interpolate(half, (50, 70), mode='bilinear') if scale == 0 else half
+            torch.testing.assert_close(model.forward_scales(x)[scale], expected)
+
+
+def record_stages(model: rexnet_timm.MultiScaleUnet, ran: list[int]) -> None:
+    for name, stage in model.decoder.stages.items():
+        stage.register_forward_hook(lambda *_, name=name: ran.append(int(name)))
+
+
+def test_scales_on_demand_equal_the_full_forward_and_run_no_finer_stage():
+    model = with_statistics(build())
+    x = torch.randn(1, 3, 50, 70)
+    ran = []
+    record_stages(model, ran)
+    with torch.no_grad():
+        full = model.forward_scales(x)
+        assert list(full) == list(SCALES)
+        for scale in SCALES:
+            ran.clear()
+            alone = model.forward_scales(x, [scale])
+            assert list(alone) == [scale]
+            torch.testing.assert_close(alone[scale], full[scale])
+            assert min(ran) == max(1, scale)
+
+
+def test_forward_scales_works_in_training_mode():
+    outputs = build().train().forward_scales(torch.randn(2, 3, 64, 64), (3, 1))
+    assert {scale: tuple(output.shape) for scale, output in outputs.items()} == {1: (2, 3, 32, 32), 3: (2, 3, 8, 8)}
+
+
+@pytest.mark.parametrize('scale', SCALES)
+@pytest.mark.parametrize('decoder_type', ['additive', 'unet'])
+def test_prune_to_scale_keeps_the_logits_and_drops_the_rest(scale, decoder_type):
+    model = with_statistics(build(decoder_type=decoder_type))
+    x = torch.randn(1, 3, 50, 70)
+    pruned = copy.deepcopy(model).prune_to_scale(scale)
+    with torch.no_grad():
+        full = model.forward_scales(x)
+        torch.testing.assert_close(pruned.forward_scales(x)[scale], full[scale])
+        enlarged = torch.nn.functional.interpolate(full[scale], size=(50, 70), mode='bilinear')
+        torch.testing.assert_close(pruned(x), enlarged)
+    if scale > 0:
+        assert count(pruned) < count(model)
+    assert pruned.scales == SCALES[scale:]
+
+
+def count(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_drop_heads_leaves_the_output_alone():
+    model = with_statistics(build())
+    x = torch.randn(1, 3, 64, 64)
+    shipped = copy.deepcopy(model).drop_heads()
+    with torch.no_grad():
+        assert torch.equal(shipped(x), model(x))
+    assert list(shipped.heads) == ['0']
+    assert shipped.train()(torch.randn(2, 3, 64, 64)).shape == (2, 3, 64, 64)
+
+
+CHANGES = {
+    'none': lambda model: model,
+    'drop_heads': lambda model: model.drop_heads(),
+    'prune_to_scale(3)': lambda model: model.prune_to_scale(3),
+    'both': lambda model: model.prune_to_scale(3).drop_heads(),
+}
+
+
+@pytest.mark.parametrize('scales', [SCALES, (1, 3), (3,)])
+@pytest.mark.parametrize('change', CHANGES)
+@pytest.mark.parametrize('decoder_type', ['additive', 'unet'])
+def test_no_parameter_is_left_without_a_gradient(scales, change, decoder_type):
+    model = CHANGES[change](build(scales=scales, decoder_type=decoder_type)).train()
+    outputs = model(torch.randn(2, 3, 64, 64))
+    sum(output.mean() for output in (outputs if isinstance(outputs, list) else [outputs])).backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+def test_a_checkpoint_loads_with_other_heads(caplog):
+    model = with_statistics(build())
+    x = torch.randn(1, 3, 64, 64)
+    lean = build(scales=(0,))
+    lean.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(lean.eval()(x), model(x))
+    assert not caplog.records
+
+    again = build()
+    again.load_state_dict(lean.state_dict())
+    assert 'no heads for scales [1, 2, 3, 4]' in caplog.text
+    with torch.no_grad():
+        assert torch.equal(again.eval()(x), model(x))
+
+
+def test_a_checkpoint_without_the_finest_head_is_refused():
+    state_dict = {key: value for key, value in build().state_dict().items() if not key.startswith('heads.0')}
+    with pytest.raises(RuntimeError, match='heads.0.conv.weight'):
+        build().load_state_dict(state_dict)
+
+
+@pytest.mark.parametrize('encoder_name', ['rexnetv1_test', 'resnet18', 'vgg11', 'tu-convnext_atto'])
+def test_a_checkpoint_of_smp_unet_loads_into_the_unet_decoder(encoder_name, caplog):
+    torch.manual_seed(1)
+    peer = with_statistics(smp.Unet(encoder_name, encoder_weights=None, classes=3))
+    model = build(encoder_name=encoder_name, decoder_type='unet').eval()
+    model.load_state_dict(peer.state_dict())
+    assert 'no heads for scales [1, 2, 3, 4]' in caplog.text
+    for size in [(64, 64), (50, 70)]:
+        x = torch.randn(1, 3, *size)
+        with torch.no_grad():
+            assert torch.equal(model(x), peer(x))
+            assert [tuple(o.shape[-2:]) for o in model.forward_scales(x).values()] == sizes(*size)
+
+
+def test_a_checkpoint_of_smp_does_not_load_into_the_additive_decoder():
+    peer = smp.Unet(ENCODER, encoder_weights=None, classes=3)
+    with pytest.raises(ValueError, match="has a segmentation_head.*decoder_type='unet'"):
+        build().load_state_dict(peer.state_dict())
+
+
+def confidence(logits: torch.Tensor) -> float:
+    return float(logits.softmax(1).max(1).values.mean())
+
+
+def test_confident_images_stop_at_a_coarser_scale():
+    model = with_statistics(build())
+    ran = []
+    record_stages(model, ran)
+    x = torch.randn(3, 3, 50, 70) * torch.tensor([0.2, 1., 5.]).view(3, 1, 1, 1)
+    with torch.no_grad():
+        full = model.forward_scales(x)
+        coarsest = [confidence(full[4][index:index + 1]) for index in range(3)]
+        threshold = sorted(coarsest)[1]  # two of the three images reach it at once
+        ran.clear()
+        logits, used = model.forward_confident(x, threshold - 1e-6)
+    assert logits.shape == (3, 3, 50, 70)
+    assert (used == 4).tolist() == [value >= threshold for value in coarsest]
+    last = int(used.min())
+    # one image alone went on, and no further than it had to
+    assert sorted(ran) == sorted([4, 4, 4, *range(3, max(last, 1) - 1, -1)])
+    for index, scale in enumerate(used.tolist()):
+        expected = torch.nn.functional.interpolate(full[scale][index:index + 1], size=(50, 70), mode='bilinear')
+        torch.testing.assert_close(logits[index:index + 1], expected)
+
+
+@pytest.mark.parametrize('threshold, scales, expected', [
+    (0., None, 4), (1., None, 0), (0., (0, 2), 2), (1., (1, 3), 1),
+])
+def test_confidence_thresholds_at_the_ends(threshold, scales, expected):
+    model = with_statistics(build())
+    with torch.no_grad():
+        logits, used = model.forward_confident(torch.randn(2, 3, 64, 64), threshold, scales)
+    assert used.tolist() == [expected, expected]
+    assert logits.shape == (2, 3, 64, 64)
+
+
+def test_binary_confidence_is_that_of_the_likelier_side():
+    model = with_statistics(build(classes=1))
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        probability = model.forward_scales(x, [4])[4].sigmoid()
+        reached = float(torch.maximum(probability, 1 - probability).mean())
+        assert model.forward_confident(x, reached - 1e-4)[1].tolist() == [4]
+        assert model.forward_confident(x, reached + 1e-4)[1].tolist() != [4]
+
+
+@pytest.mark.parametrize('decoder_type', ['additive', 'unet'])
+@pytest.mark.parametrize('training', [True, False])
+def test_compiles_without_a_graph_break(decoder_type, training):
+    torch.compiler.reset()
+    model = with_statistics(build(decoder_type=decoder_type)).train(training)
+    compiled = torch.compile(copy.deepcopy(model), backend='aot_eager', fullgraph=True)
+    x = torch.randn(2, 3, 64, 64)
+    expected, outputs = model(x), compiled(x)
+    if training:
+        assert len(outputs) == len(SCALES)
+        sum(output.mean() for output in outputs).backward()
+    else:
+        expected, outputs = [expected], [outputs]
+    for output, eager in zip(outputs, expected, strict=True):
+        torch.testing.assert_close(output, eager, rtol=1e-4, atol=1e-4)
+
+
+def test_mixed_precision_and_channels_last_train():
+    model = build().train().to(memory_format=torch.channels_last)
+    x = torch.randn(2, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    with torch.autocast('cpu', torch.bfloat16):
+        outputs = model(x)
+        loss = rexnet_timm.MultiScaleLoss(torch.nn.CrossEntropyLoss())(outputs, torch.randint(3, (2, 64, 64)))
+    loss.backward()
+    assert {output.dtype for output in outputs} == {torch.bfloat16}
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_channels_last_changes_no_value():
+    model = with_statistics(build())
+    x = torch.randn(2, 3, 50, 70)
+    with torch.no_grad():
+        expected = model(x)
+        model.to(memory_format=torch.channels_last)
+        torch.testing.assert_close(model(x.contiguous(memory_format=torch.channels_last)), expected)
+
+
+@pytest.mark.parametrize('depth', [3, 4, 5])
+def test_depths(depth):
+    model = build(encoder_depth=depth, scales=range(depth)).train()
+    assert [tuple(o.shape[-2:]) for o in model(torch.randn(2, 3, 64, 64))] == sizes(64, 64, range(depth))
+
+
+def test_bilinear_decoder_differs():
+    x = torch.randn(1, 3, 64, 64)
+    nearest, bilinear = build().eval(), build(decoder_interpolation='bilinear').eval()
+    with torch.no_grad():
+        assert not torch.allclose(nearest(x), bilinear(x))
+
+
+def test_activation_is_asked_for():
+    with torch.no_grad():
+        output = build(activation='sigmoid').eval()(torch.randn(1, 3, 64, 64))
+    assert 0 <= output.min() and output.max() <= 1
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    x, gradients = torch.randn(2, 3, 64, 64), []
+    for enable in (False, True):
+        model = build().train()
+        model.set_grad_checkpointing(enable)
+        sum(output.square().mean() for output in model(x)).backward()
+        gradients.append(model.encoder.stem.conv.weight.grad)
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_frozen_encoder_stays_frozen():
+    model = build()
+    model.freeze_encoder()
+    model.train()
+    before = copy.deepcopy(model.encoder.state_dict())
+    sum(output.mean() for output in model(torch.randn(2, 3, 64, 64))).backward()
+    assert all(parameter.grad is None for parameter in model.encoder.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in model.encoder.state_dict().items())
+
+
+def test_save_and_load_after_pruning(tmp_path):
+    model = with_statistics(build(classes=5)).prune_to_scale(1)
+    model.save_pretrained(tmp_path)
+    loaded = rexnet_timm.MultiScaleUnet.from_pretrained(tmp_path).eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), model(x))
+
+
+def test_smp_builds_it_by_name():
+    model = smp.create_model('multiscaleunet', encoder_name=ENCODER, encoder_weights=None, in_channels=1, classes=4)
+    with torch.no_grad():
+        assert model.eval()(torch.randn(1, 1, 64, 64)).shape == (1, 4, 64, 64)
+
+
+@pytest.mark.parametrize('backbone, name', [
+    ('rexnetv1', 'rexnetv1_unet'), ('rexnetv1_1_0', 'rexnetv1_unet_1_0'), ('rexnetv1r_3_0', 'rexnetv1r_unet_3_0'),
+    ('rexnetv1_lite_1_5', 'rexnetv1_lite_unet_1_5'),
+])
+def test_names(backbone, name):
+    assert unet_name(backbone) == name
+    assert timm.is_model(name)
+
+
+def test_timm_builds_it_by_name():
+    model = timm.create_model('rexnetv1_unet_1_0', num_classes=11, in_chans=4, scales=(0, 2))
+    outputs = model.train()(torch.randn(2, 4, 64, 64))
+    assert [tuple(output.shape) for output in outputs] == [(2, 11, 64, 64), (2, 11, 16, 16)]
+    assert model.num_classes == 11
+    assert model.pretrained_cfg['first_conv'] == 'encoder.stem.conv'
+
+
+def test_timm_builds_other_widths_by_name():
+    narrow, wide = (timm.create_model('rexnetv1_unet', width_mult=width) for width in (1.0, 1.3))
+    assert count(wide) > count(narrow)
+
+
+def test_pretrained_takes_the_weights_of_the_backbone(tmp_path):
+    backbone = timm.create_model('rexnetv1_1_0')
+    torch.save(backbone.state_dict(), tmp_path / 'backbone.pth')
+    overlay = {'file': str(tmp_path / 'backbone.pth')}
+    model = timm.create_model('rexnetv1_unet_1_0', pretrained=True, pretrained_cfg_overlay=overlay, num_classes=11)
+    expected = backbone.state_dict()
+    assert len(model.encoder.state_dict()) > 300
+    assert all(torch.equal(value, expected[key]) for key, value in model.encoder.state_dict().items())
+
+
+def test_features_only_is_refused():
+    with pytest.raises(ValueError, match='rexnetv1_unet_1_0 has no features_only'):
+        timm.create_model('rexnetv1_unet_1_0', features_only=True)
+
+
+@pytest.mark.parametrize('kwargs, message', [
+    (dict(scales=(0, 5)), r'from 0 .* to 4 .*got \(0, 5\)'),
+    (dict(scales=()), r'at least one, got \(\)'),
+    (dict(scales=(0, 0)), r'different whole numbers .*got \(0, 0\)'),
+    (dict(scales=(3,), encoder_depth=3), r'to 2 \(encoder_depth - 1\).*got \(3,\)'),
+    (dict(encoder_depth=6), r'encoder_depth must be 3, 4 or 5, got 6'),
+    (dict(classes=0), r'classes must be at least 1, got 0'),
+    (dict(decoder_channels=(64, 32)), r'encoder_depth - 1 = 4 entries, coarsest first, got 2'),
+    (dict(decoder_type='unet', decoder_channels=(64, 32)), r'encoder_depth = 5 entries, coarsest first, got 2'),
+    (dict(decoder_type='fpn'), r"decoder_type must be 'additive' or 'unet', got 'fpn'"),
+    (dict(decoder_type='unet', decoder_act_layer='gelu'), r"always 'relu', got 'gelu'"),
+    (dict(decoder_interpolation='cubic'), r"'nearest' or 'bilinear', got 'cubic'"),
+    (dict(encoder_name='rexnetv1_1_O'), r"Unknown encoder name 'rexnetv1_1_O'.*rexnetv1_1_0"),
+    (dict(encoder_name='resnet18', width_mult=1.3), r"'resnet18' takes no further arguments, got width_mult"),
+])
+def test_wrong_arguments_are_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        build(**kwargs)
+
+
+def test_wrong_calls_are_refused():
+    model = build(scales=(0, 2)).eval()
+    with pytest.raises(ValueError, match=r'some of \(0, 2\), the scales with a head, got \(1,\)'):
+        model.forward_scales(torch.randn(1, 3, 64, 64), [1])
+    with pytest.raises(ValueError, match=r'one of \(0, 2\), the scales with a head, got 1'):
+        model.prune_to_scale(1)
+    with pytest.raises(ValueError, match=r'threshold must be from 0 to 1, .* got 1.5'):
+        model.forward_confident(torch.randn(1, 3, 64, 64), 1.5)
+    with pytest.raises(ValueError, match='build the model without an activation'):
+        build(activation='sigmoid').forward_confident(torch.randn(1, 3, 64, 64), 0.5)
+    with pytest.raises(ValueError, match='at least 32 x 32, got 31 x 64'):
+        model(torch.randn(1, 3, 31, 64))
