@@ -1,266 +1,372 @@
-""" Command-line arguments of the scripts
+"""Arguments of `rexnet train`.
 
 Names and defaults are those of timm's train.py (https://github.com/huggingface/pytorch-image-models), so that its
 recipes carry over; what timm lacks is in the groups "multi-scale U-Net", "segmentation" and "depth". A YAML file given
-with --config sets defaults that the command line overrides.
+with --config sets defaults that the command line overrides; its values are read as if they were typed.
 """
 import argparse
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import yaml
+from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
+from timm.optim import get_optimizer_info, list_optimizers
 
-from ..errors import near_names
+from ..training.losses import TARGETS, WEIGHTS
+from .parsing import Kind, Parser, UsageError, find_recipe, number, one_of
 
-__all__ = ['create_train_parser', 'parse_train_args', 'repeatable_args']
+__all__ = ['create_train_parser', 'parse_train_args', 'repeatable_args', 'train_flags']
 
+SCHEDULES = ('cosine', 'tanh', 'step', 'multistep', 'constant', 'plateau', 'poly', 'wsd', 'rsqrt', 'none')
+INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos')
+LOSSES = ('ce', 'dice', 'focal', 'lovasz')
+DATASETS = ('synthetic', 'synthetic-depth')
+DATASET_SOURCES = ('torch', 'hfds', 'hfids', 'tfds', 'wds')
 
-class _KeyValues(argparse.Action):
-    """KEY=VALUE pairs, with values read as YAML scalars."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        pairs = {}
-        for value in values:
-            key, separator, text = value.partition('=')
-            if not separator:
-                parser.error(f'{option_string} takes KEY=VALUE pairs, got {value!r}.')
-            pairs[key] = yaml.safe_load(text)
-        setattr(namespace, self.dest, pairs)
-
-
-def _add_data(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group('data')
-    group.add_argument('data', nargs='?', metavar='DIR', help='folder of the data (positional, or --data-dir)')
-    group.add_argument('--data-dir', metavar='DIR', help='folder of the data')
-    group.add_argument('--dataset', default='', metavar='NAME',
-                       help='"synthetic", "synthetic-depth": the built-in sets of segmentation and of depth; else as '
-                            'timm, empty for folders')
-    group.add_argument('--synthetic-images', type=int, default=512, metavar='N',
-                       help='training images of a built-in set; an eighth as many for validation')
-    group.add_argument('--train-split', default='train', metavar='NAME')
-    group.add_argument('--val-split', default='validation', metavar='NAME')
-    group.add_argument('--class-map', default='', metavar='FILE', help='classification: class to index mapping')
-    group.add_argument('--num-classes', type=int, metavar='N', help='classes of the labels; 1 for binary masks')
-    group.add_argument('--in-chans', type=int, metavar='N', help='channels of the images')
-    group.add_argument('--img-size', type=int, metavar='N', help='side of the training images or crops')
-    group.add_argument('--input-size', type=int, nargs=3, metavar=('C', 'H', 'W'), help='the same with all dimensions')
-    group.add_argument('--crop-pct', type=float, metavar='N', help='classification: centre crop in validation')
-    group.add_argument('--mean', type=float, nargs='+', metavar='X', help='mean of the pixels, of 1')
-    group.add_argument('--std', type=float, nargs='+', metavar='X', help='standard deviation of the pixels, of 1')
-    group.add_argument('--interpolation', default='', metavar='NAME')
-    group.add_argument('-b', '--batch-size', type=int, default=128, metavar='N', help='images per process')
-    group.add_argument('-vb', '--validation-batch-size', type=int, metavar='N')
-    group.add_argument('-j', '--workers', type=int, default=min(4, os.cpu_count() or 1), metavar='N')
-    group.add_argument('--pin-mem', action='store_true')
+# What other tools call an option, where the spelling does not lead to ours.
+_SYNONYMS = {
+    'arch': 'model', 'batch': 'batch_size', 'classes': 'num_classes', 'dropout': 'drop', 'ema': 'model_ema',
+    'fp16': 'amp', 'gpu': 'device', 'imgsz': 'img_size', 'label_smoothing': 'smoothing', 'learning_rate': 'lr',
+    'loss': 'seg_loss', 'lr_scheduler': 'sched', 'name': 'experiment', 'num_workers': 'workers', 'optimizer': 'opt',
+    'scheduler': 'sched', 'wd': 'weight_decay'}
+# What the library calls an argument, where that is not the name of the option.
+_LIBRARY_NAMES = {
+    'depth_mult': 'rex_depth_mult', 'drop_path_rate': 'drop_path', 'drop_rate': 'drop', 'global_pool': 'gp',
+    'in_channels': 'in_chans', 'width_mult': 'rex_width_mult'}
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group('model')
-    group.add_argument('--model', default='rexnetv1', metavar='NAME',
-                       help="a timm model (ours included) or an SMP architecture such as 'unet'")
-    group.add_argument('--rex-width-mult', type=float, metavar='X',
-                       help="width of 'rexnetv1', 'rexnetv1_unet' and 'rexdepth'")
-    group.add_argument('--rex-depth-mult', type=float, metavar='X',
-                       help="depth of 'rexnetv1', 'rexnetv1_unet' and 'rexdepth'")
-    group.add_argument('--pretrained', action='store_true', help='start from published weights')
-    group.add_argument('--pretrained-path', default='', metavar='PATH',
-                       help='start from a file as from published weights: adapted, without the classifier')
-    group.add_argument('--initial-checkpoint', default='', metavar='PATH', help='start from the weights of a file')
-    group.add_argument('--resume', default='', metavar='PATH', help='continue a run from its checkpoint')
-    group.add_argument('--no-resume-opt', action='store_true', help='continue without the state of the optimizer')
-    group.add_argument('--gp', metavar='NAME', help='classification: global pooling')
-    group.add_argument('--drop', type=float, metavar='X', help='dropout before the classifier')
-    group.add_argument('--drop-path', type=float, metavar='X', help='stochastic depth')
-    group.add_argument('--model-kwargs', nargs='*', default={}, action=_KeyValues, metavar='KEY=VALUE')
-    group.add_argument('--grad-checkpointing', action='store_true')
-    group.add_argument('--channels-last', action='store_true')
-    group.add_argument('--torchcompile', nargs='?', const='inductor', metavar='BACKEND')
-
-    group = parser.add_argument_group('multi-scale U-Net')
-    group.add_argument('--encoder-name', metavar='NAME', help="encoder of an SMP architecture or of 'multiscaleunet'")
-    group.add_argument('--encoder-weights', metavar='NAME', help='published weights of the encoder')
-    group.add_argument('--scales', type=int, nargs='+', metavar='S',
-                       help='scales with a head (default: 0 1 2 3 4; for depth 0 1 2 3)')
-    group.add_argument('--scale-weights', nargs='+', default=['exp'], metavar='W',
-                       help="'same', 'exp' (1/2^s), 'two' (1 and 1/2) or one number for each scale (default: exp)")
-    group.add_argument('--scale-target', default='nearest', metavar='NAME',
-                       help="'nearest', 'majority', 'object', 'soft' or 'upsample' (default: nearest)")
-    group.add_argument('--object-share', type=float, default=0.25, metavar='X',
-                       help="share of a cell from which on an object wins with --scale-target object (default: 0.25)")
-    group.add_argument('--background-classes', type=int, nargs='+', default=[0], metavar='N',
-                       help='classes over which objects win with --scale-target object (default: 0)')
-    group.add_argument('--fade-epochs', type=int, nargs=2, metavar='N',
-                       help='first and last epoch of a fade of the coarser scales out of the loss')
+def _loss(word: str) -> str:
+    if not set(word.split('+')) <= set(LOSSES):
+        raise ValueError(word)
+    return word
 
 
-def _add_optimization(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group('optimizer')
-    group.add_argument('--opt', default='sgd', metavar='NAME', help="any of timm's")
-    group.add_argument('--opt-eps', type=float, metavar='X')
-    group.add_argument('--opt-betas', type=float, nargs='+', metavar='X')
-    group.add_argument('--opt-args', nargs='*', default={}, action=_KeyValues, metavar='KEY=VALUE')
-    group.add_argument('--momentum', type=float, default=0.9, metavar='X')
-    group.add_argument('--weight-decay', type=float, default=2e-5, metavar='X')
-    group.add_argument('--clip-grad', type=float, metavar='X')
-    group.add_argument('--clip-mode', default='norm', choices=('norm', 'value', 'agc'))
-    group.add_argument('--grad-accum-steps', type=int, default=1, metavar='N')
-
-    group = parser.add_argument_group('schedule')
-    group.add_argument('--sched', default='cosine', metavar='NAME', help="any of timm's")
-    group.add_argument('--sched-on-updates', action='store_true', help='follow updates instead of epochs')
-    group.add_argument('--lr', type=float, metavar='X', help='learning rate; default from --lr-base and batch size')
-    group.add_argument('--lr-base', type=float, default=0.1, metavar='X', help='rate at --lr-base-size images')
-    group.add_argument('--lr-base-size', type=int, default=256, metavar='N')
-    group.add_argument('--lr-base-scale', default='', choices=('', 'linear', 'sqrt'),
-                       help='default: sqrt for adaptive optimizers, else linear')
-    group.add_argument('--warmup-lr', type=float, default=1e-5, metavar='X')
-    group.add_argument('--min-lr', type=float, default=0., metavar='X')
-    group.add_argument('--epochs', type=int, default=300, metavar='N')
-    group.add_argument('--start-epoch', type=int, metavar='N')
-    group.add_argument('--warmup-epochs', type=int, default=5, metavar='N')
-    group.add_argument('--warmup-prefix', action='store_true', help='leave warm-up out of the schedule')
-    group.add_argument('--cooldown-epochs', type=int, default=0, metavar='N')
-    group.add_argument('--patience-epochs', type=int, default=10, metavar='N')
-    group.add_argument('--decay-epochs', type=float, default=90, metavar='N')
-    group.add_argument('--decay-milestones', type=int, nargs='+', default=[90, 180, 270], metavar='N')
-    group.add_argument('--decay-rate', '--dr', type=float, default=0.1, metavar='X')
-    group.add_argument('--lr-k-decay', type=float, default=1.0, metavar='X')
+def _scale_weight(word: str) -> str | float:
+    if word in WEIGHTS:
+        return word
+    if not 0 <= float(word) < math.inf:
+        raise ValueError(word)
+    return float(word)
 
 
-def _add_augmentation(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group('augmentation')
-    group.add_argument('--no-aug', action='store_true')
-    group.add_argument('--scale', type=float, nargs=2, metavar='X',
-                       help='classification: area of the crop (0.08 1.0); segmentation: zoom of the image (0.5 2.0)')
-    group.add_argument('--ratio', type=float, nargs=2, default=[3. / 4., 4. / 3.], metavar='X')
-    group.add_argument('--hflip', type=float, default=0.5, metavar='P')
-    group.add_argument('--vflip', type=float, default=0., metavar='P')
-    group.add_argument('--color-jitter', type=float, default=0.4, metavar='X')
-
-    group = parser.add_argument_group('augmentation and loss of classification')
-    group.add_argument('--train-interpolation', default='random', metavar='NAME')
-    group.add_argument('--aa', metavar='POLICY', help="AutoAugment policy, such as 'rand-m9-mstd0.5'")
-    group.add_argument('--reprob', type=float, default=0., metavar='P', help='random erasing')
-    group.add_argument('--remode', default='pixel', metavar='NAME')
-    group.add_argument('--recount', type=int, default=1, metavar='N')
-    group.add_argument('--mixup', type=float, default=0., metavar='X')
-    group.add_argument('--cutmix', type=float, default=0., metavar='X')
-    group.add_argument('--mixup-prob', type=float, default=1., metavar='P')
-    group.add_argument('--mixup-switch-prob', type=float, default=0.5, metavar='P')
-    group.add_argument('--mixup-mode', default='batch', choices=('batch', 'pair', 'elem'))
-    group.add_argument('--smoothing', type=float, default=0.1, metavar='X', help='label smoothing')
-    group.add_argument('--bce-loss', action='store_true')
+def _dataset(word: str) -> str:
+    source, _, name = word.partition('/')
+    if word and word not in DATASETS and not (name and source.lower() in DATASET_SOURCES):
+        raise ValueError(word)
+    return word
 
 
-def _add_segmentation(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group('segmentation')
-    group.add_argument('--ignore-index', type=int, metavar='N', help='label of the masks that does not count')
-    group.add_argument('--seg-loss', default='ce', metavar='NAME',
-                       help="'ce', 'dice', 'focal', 'lovasz', or a sum such as 'ce+dice' (default: ce)")
-    group.add_argument('--class-weights', type=float, nargs='+', metavar='W',
-                       help="weight of each class in 'ce', more for rare ones; of masks with one class background and "
-                            'foreground (default: all 1)')
+def _policy(word: str) -> str:
+    first = word.split('-')[0]
+    create = {'rand': rand_augment_transform, 'augmix': augment_and_mix_transform}.get(first, auto_augment_transform)
+    try:
+        if word:
+            create(word, {})
+    except (AssertionError, KeyError) as error:  # timm's, of a part that it does not know
+        raise ValueError(word) from error
+    return word
 
 
-def _add_depth(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group('depth')
-    group.add_argument('--min-depth', type=float, default=0.1, metavar='M',
-                       help='nearest depth that is predicted and counts, in metres (default: 0.1)')
-    group.add_argument('--max-depth', type=float, default=100., metavar='M', help='farthest one (default: 100)')
-    group.add_argument('--smoothness', type=float, default=1e-3, metavar='W',
-                       help='weight of the edge-aware smoothness in the loss (default: 0.001)')
+COUNT, INDEX, SIDE = number(int, at_least=1), number(int, at_least=0), number(int, at_least=32)
+POSITIVE, NOT_NEGATIVE = number(float, above=0), number(float, at_least=0)
+SHARE, RATE = number(float, at_least=0, at_most=1), number(float, at_least=0, below=1)
+SHARE_ABOVE_0 = number(float, above=0, at_most=1)
+OPTIMIZER = one_of(
+    *list_optimizers(), rule="one of timm's optimizers (timm.optim.list_optimizers())",
+    read=lambda word: word.lower().removeprefix('lookahead_'))
+LOSS = Kind(f"one of {', '.join(LOSSES)}, or a sum such as 'ce+dice'", _loss, LOSSES)
+SCALE_WEIGHT = Kind(f'one of {", ".join(WEIGHTS)}, or numbers of at least 0', _scale_weight, tuple(WEIGHTS), 'W')
+DATASET = Kind(
+    f'one of {", ".join(DATASETS)}, or a set of timm such as torch/cifar10 ({", ".join(DATASET_SOURCES)}), or left out '
+    'for folders', _dataset, DATASETS)
+POLICY = Kind("a policy of timm, such as 'rand-m9-mstd0.5', 'augmix-m5-w4-d2' or 'original'", _policy)
 
 
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group('run')
-    group.add_argument('-c', '--config', metavar='FILE', help='YAML file of defaults for these arguments')
-    group.add_argument('--device', metavar='NAME', help='default: the best there is')
-    group.add_argument('--amp', action='store_true', help='mixed precision')
-    group.add_argument('--amp-dtype', default='float16', choices=('float16', 'bfloat16'))
-    group.add_argument('--sync-bn', action='store_true', help='BatchNorm over all processes')
-    group.add_argument('--dist-bn', default='reduce', choices=('reduce', 'broadcast', ''))
-    group.add_argument('--no-ddp-bb', action='store_true', help='no broadcast of buffers in each step')
-    group.add_argument('--model-ema', action='store_true', help='moving average of the weights')
-    group.add_argument('--model-ema-decay', type=float, default=0.9998, metavar='X')
-    group.add_argument('--model-ema-warmup', action='store_true')
-    group.add_argument('--seed', type=int, default=42, metavar='N')
-    group.add_argument('--log-interval', type=int, default=50, metavar='N', help='batches between two lines')
-    group.add_argument('--progress', action='store_true', help='a bar instead of lines')
-    group.add_argument('--checkpoint-hist', type=int, default=10, metavar='N')
-    group.add_argument('--output', default='', metavar='DIR', help='folder of the runs (default: output/train)')
-    group.add_argument('--experiment', default='', metavar='NAME', help='folder of this run in it')
-    group.add_argument('--eval-metric', metavar='NAME', help='what ranks checkpoints (default: top1, miou or abs_rel)')
+def _add_data(group: Callable[[str], Callable[..., None]]) -> None:
+    add = group('data')
+    add('data', nargs='?', metavar='DIR', help='folder of the data; the same as --data-dir')
+    add('--data-dir', metavar='DIR', help='folder of the data')
+    add('--dataset', kind=DATASET, default='',
+        help='a built-in set, or one of timm such as torch/cifar10', unset='folders')
+    add('--synthetic-images', kind=COUNT, default=512,
+        help='training images of a built-in set; an eighth as many for validation')
+    add('--train-split', default='train', help='part that is trained on')
+    add('--val-split', default='validation', help='part that is validated on')
+    add('--class-map', default='', metavar='FILE', help='classification: file of class names, in the order of indices')
+    add('--num-classes', kind=COUNT, help='classes of the labels, 1 for binary masks', unset='that of the model')
+    add('--in-chans', kind=COUNT, help='channels of the images', unset='3')
+    add('--img-size', kind=SIDE, help='side of the training images or crops, in pixels', unset='that of the model')
+    add('--input-size', kind=COUNT, nargs=3, metavar=('C', 'H', 'W'),
+        help='channels, height and width of them, instead')
+    add('--crop-pct', kind=SHARE_ABOVE_0,
+        help='classification: side of the centre crop in validation, of 1', unset='that of the model')
+    add('--mean', kind=SHARE, nargs='+',
+        help='mean of the pixels from 0 to 1, one or one a channel', unset='that of the model')
+    add('--std', kind=SHARE_ABOVE_0, nargs='+',
+        help='standard deviation of the pixels from 0 to 1, as --mean', unset='that of the model')
+    add('--interpolation', kind=one_of('', *INTERPOLATIONS), default='',
+        help='classification: how validation images are resized', unset='that of the model')
+    add('-b', '--batch-size', kind=COUNT, default=128, help='training images in a batch of each process')
+    add('-vb', '--validation-batch-size', kind=COUNT, help='validation images in a batch', unset='--batch-size')
+    add('-j', '--workers', kind=INDEX, default=min(4, os.cpu_count() or 1), help='loading processes of each process')
+    add('--pin-mem', kind=bool, help='load into pinned memory, for CUDA')
 
 
-def create_train_parser() -> argparse.ArgumentParser:
-    """The parser of scripts/train.py."""
-    parser = argparse.ArgumentParser(
-        prog='train.py', description='Train a model of classes, masks or depth with the tools of timm.',
-        allow_abbrev=False)
-    for add in (_add_data, _add_model, _add_optimization, _add_augmentation, _add_segmentation, _add_depth,
-                _add_run):
-        add(parser)
+def _add_model(group: Callable[[str], Callable[..., None]]) -> None:
+    add = group('model')
+    add('--model', default='rexnetv1', help='a model of timm, ours included, or an architecture of SMP such as unet')
+    add('--rex-width-mult', kind=POSITIVE, help='width of rexnetv1, rexnetv1_unet and rexdepth, 1 is standard')
+    add('--rex-depth-mult', kind=POSITIVE, help='depth of rexnetv1, rexnetv1_unet and rexdepth, 1 is standard')
+    add('--pretrained', kind=bool, help='start from published weights')
+    add('--pretrained-path', default='', metavar='PATH', help='start from a file as from published weights')
+    add('--initial-checkpoint', default='', metavar='PATH', help='start from all weights of a file')
+    add('--resume', default='', metavar='PATH', help='continue a run from its checkpoint')
+    add('--no-resume-opt', kind=bool, help='continue without the state of the optimizer')
+    add('--gp', help='classification: global pooling, such as avg', unset='that of the model')
+    add('--drop', kind=RATE, help='probability of dropout before the classifier', unset='that of the model')
+    add('--drop-path', kind=RATE, help='probability of dropping a block', unset='that of the model')
+    add('--model-kwargs', kind=dict, help='further arguments of the model, such as scales=[0,1]')
+    add('--grad-checkpointing', kind=bool, help='compute activations again in the backward pass, for less memory')
+    add('--channels-last', kind=bool, help='keep channels innermost in memory')
+    add('--torchcompile', nargs='?', const='inductor', metavar='BACKEND',
+        help='compile the model (BACKEND is inductor where it is left out)')
+
+
+def _add_multi_scale(group: Callable[[str], Callable[..., None]]) -> None:
+    add = group('multi-scale U-Net')
+    add('--encoder-name', help='encoder of an SMP architecture or of multiscaleunet, such as rexnetv1')
+    add('--encoder-weights', help='published weights of the encoder', unset='random')
+    add('--scales', kind=INDEX, nargs='+', metavar='S',
+        help='scales with a head, 0 is the finest', unset='0 1 2 3 4; of a depth model 0 1 2 3')
+    add('--scale-weights', kind=SCALE_WEIGHT, nargs='+', default=['exp'],
+        help='weights of the scales: same, exp (1/2^s), two (1, 1/2, 1/2, ...), or a number for each')
+    add('--scale-target', kind=one_of(*TARGETS), default='nearest', help='how labels shrink to a coarse scale')
+    add('--object-share', kind=SHARE_ABOVE_0, default=0.25,
+        help='share of a cell from which on an object wins with --scale-target object')
+    add('--background-classes', kind=INDEX, nargs='+', default=[0],
+        help='classes over which objects win with --scale-target object')
+    add('--fade-epochs', kind=INDEX, nargs=2, metavar=('FIRST', 'LAST'),
+        help='epochs between which the coarse scales fade out of the loss', unset='never')
+
+
+def _add_segmentation(group: Callable[[str], Callable[..., None]]) -> None:
+    add = group('segmentation')
+    add('--ignore-index', kind=number(int, at_least=0, at_most=65535),
+        help='label of the masks that does not count', unset='none')
+    add('--seg-loss', kind=LOSS, default='ce', help="loss of a scale, also a sum such as 'ce+dice'")
+    add('--class-weights', kind=POSITIVE, nargs='+', metavar='W',
+        help="weight of each class in 'ce', more for rare ones; binary: background and foreground", unset="all 1")
+
+
+def _add_depth(group: Callable[[str], Callable[..., None]]) -> None:
+    add = group('depth')
+    add('--min-depth', kind=POSITIVE, default=0.1, metavar='M', help='nearest depth that counts, in metres')
+    add('--max-depth', kind=POSITIVE, default=100., metavar='M', help='farthest depth that counts, in metres')
+    add('--smoothness', kind=NOT_NEGATIVE, default=1e-3, metavar='W', help='weight of the smoothness in the loss')
+
+
+def _add_optimization(group: Callable[[str], Callable[..., None]]) -> None:
+    add = group('optimizer')
+    add('--opt', kind=OPTIMIZER, default='sgd', help="one of timm's optimizers, such as sgd, adamw, lamb")
+    add('--opt-eps', kind=NOT_NEGATIVE, help='epsilon of the optimizer', unset='its own')
+    add('--opt-betas', kind=RATE, nargs='+', help='betas of the optimizer, as many as it has', unset='its own')
+    add('--opt-args', '--opt-kwargs', kind=dict, help='further arguments of the optimizer, such as nesterov=false')
+    add('--momentum', kind=RATE, default=0.9, help='momentum of an optimizer with one')
+    add('--weight-decay', kind=NOT_NEGATIVE, default=2e-5, help='weight decay, not of biases and norms')
+    add('--clip-grad', kind=number(float, above=0, note=', or left out'),
+        help='limit of the gradient, in the sense of --clip-mode', unset='none')
+    add('--clip-mode', kind=one_of('norm', 'value', 'agc'), default='norm', help='what --clip-grad limits')
+    add('--grad-accum-steps', kind=COUNT, default=1, help='batches whose gradients make one update')
+
+    add = group('schedule')
+    add('--epochs', kind=COUNT, default=300, help='epochs, before --cooldown-epochs')
+    add('--lr', kind=POSITIVE, help='learning rate', unset='from --lr-base and the images of an update')
+    add('--lr-base', kind=POSITIVE, default=0.1, help='learning rate for --lr-base-size images in an update')
+    add('--lr-base-size', kind=COUNT, default=256, help='images of an update to which --lr-base belongs')
+    add('--lr-base-scale', kind=one_of('', 'linear', 'sqrt'), default='',
+        help='how the rate grows with the images', unset='sqrt for adaptive optimizers, else linear')
+    add('--sched', kind=one_of(*SCHEDULES), default='cosine',
+        help='schedule of the learning rate; none keeps it as it is')
+    add('--sched-on-updates', kind=bool, help='change the rate after each update instead of each epoch')
+    add('--warmup-epochs', kind=INDEX, default=5, help='epochs from --warmup-lr to --lr')
+    add('--warmup-lr', kind=NOT_NEGATIVE, default=1e-5, help='learning rate of the first update')
+    add('--warmup-prefix', kind=bool, help='add the warm-up to --epochs')
+    add('--min-lr', kind=NOT_NEGATIVE, default=0., help='learning rate at the end')
+    add('--cooldown-epochs', kind=INDEX, default=0, help='epochs at --min-lr after --epochs')
+    add('--start-epoch', kind=INDEX, help='first epoch', unset='0, or that of --resume')
+    add('--decay-epochs', kind=POSITIVE, default=90, metavar='N',
+        help='step: epochs from decay to decay; wsd, rsqrt: epochs of the decay')
+    add('--decay-milestones', kind=COUNT, nargs='+', default=[90, 180, 270], help='multistep: epochs of the decays')
+    add('--decay-rate', '--dr', kind=POSITIVE, default=0.1, help='factor of a decay; poly: exponent')
+    add('--patience-epochs', kind=INDEX, default=10, help='plateau: epochs without progress before a decay')
+    add('--lr-k-decay', kind=POSITIVE, default=1.0, help='cosine, poly: exponent of the time')
+
+
+def _add_augmentation(group: Callable[[str], Callable[..., None]]) -> None:
+    add = group('augmentation')
+    add('--no-aug', kind=bool, help='no augmentation in training')
+    add('--scale', kind=POSITIVE, nargs=2, metavar=('LOW', 'HIGH'),
+        help='classification: area of the crop, of 1; segmentation: zoom',
+        unset='0.08 1 and 0.5 2')
+    add('--ratio', kind=POSITIVE, nargs=2, default=[3. / 4., 4. / 3.], metavar=('LOW', 'HIGH'),
+        help='classification: width of the crop over its height')
+    add('--hflip', kind=SHARE, default=0.5, metavar='P', help='probability of left for right')
+    add('--vflip', kind=SHARE, default=0., metavar='P', help='probability of top for bottom')
+    add('--color-jitter', kind=NOT_NEGATIVE, default=0.4, help='strength of changes of colour, 0 for none')
+
+    add = group('augmentation and loss of classification')
+    add('--train-interpolation', kind=one_of('random', *INTERPOLATIONS), default='random',
+        help='how training images are resized')
+    add('--aa', kind=POLICY, metavar='POLICY', help="AutoAugment policy, such as 'rand-m9-mstd0.5'", unset="none")
+    add('--reprob', kind=SHARE, default=0., metavar='P', help='probability of erasing a rectangle')
+    add('--remode', kind=one_of('pixel', 'rand', 'const'), default='pixel', help='what fills the rectangle')
+    add('--recount', kind=COUNT, default=1, help='rectangles at most')
+    add('--mixup', kind=NOT_NEGATIVE, default=0., help='alpha of mixup, 0 for none')
+    add('--cutmix', kind=NOT_NEGATIVE, default=0., help='alpha of CutMix, 0 for none')
+    add('--mixup-prob', kind=SHARE, default=1., metavar='P', help='probability of mixup or CutMix')
+    add('--mixup-switch-prob', kind=SHARE, default=0.5, metavar='P', help='probability of CutMix where both are on')
+    add('--mixup-mode', kind=one_of('batch', 'pair', 'elem'), default='batch', help='what is mixed alike')
+    add('--smoothing', kind=RATE, default=0.1, help='label smoothing')
+    add('--bce-loss', kind=bool, help='binary cross entropy of each class')
+
+
+def _add_run(group: Callable[[str], Callable[..., None]]) -> None:
+    add = group('run')
+    add('-c', '--config', metavar='FILE', help='YAML file of defaults for these options, or the name of a recipe')
+    add('--device', help='device, such as cuda, cuda:1, mps, cpu', unset='the best there is')
+    add('--amp', kind=bool, help='mixed precision')
+    add('--amp-dtype', kind=one_of('float16', 'bfloat16'), default='float16', help='type of --amp')
+    add('--sync-bn', kind=bool, help='BatchNorm over all processes')
+    add('--dist-bn', kind=one_of('reduce', 'broadcast', ''), default='reduce',
+        help="how processes share statistics of BatchNorm after an epoch, '' for not at all")
+    add('--no-ddp-bb', kind=bool, help='no broadcast of buffers in each step')
+    add('--model-ema', kind=bool, help='keep and validate a moving average of the weights')
+    add('--model-ema-decay', kind=RATE, default=0.9998, help='share of the average that an update keeps')
+    add('--model-ema-warmup', kind=bool, help='average over few updates at first')
+    add('--seed', kind=number(int, at_least=0, at_most=2 ** 31 - 1), default=42, help='seed of all random numbers')
+    add('--log-interval', kind=COUNT, default=50, help='batches between two lines of the log')
+    add('--progress', kind=bool, help='a bar instead of lines')
+    add('--checkpoint-hist', kind=COUNT, default=10, help='checkpoints that are kept')
+    add('--output', default='', metavar='DIR', help='folder of the runs', unset='output/train')
+    add('--experiment', default='', help='folder of this run in --output', unset='time and model')
+    add('--eval-metric', help='what ranks checkpoints', unset='top1, miou or abs_rel')
+
+
+def create_train_parser(prog: str = 'rexnet train') -> Parser:
+    """The parser of `rexnet train`.
+
+    Args:
+        prog: The command, as it is typed.
+    """
+    parser = Parser(
+        prog, 'Train a model of classes, masks or depth with the tools of timm.', _SYNONYMS,
+        usage='%(prog)s [DIR] [options]')
+    for add in (_add_data, _add_model, _add_multi_scale, _add_segmentation, _add_depth, _add_optimization,
+                _add_augmentation, _add_run):
+        add(parser.group)
     return parser
 
 
-def _config_defaults(path: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f'There is no configuration file {path!r}.')
-    with open(path) as file:
-        config = yaml.safe_load(file) or {}
-    if not isinstance(config, dict):
-        raise ValueError(f'{path!r} must hold NAME: VALUE lines, one for each argument.')
-    config = {str(key).replace('-', '_'): value for key, value in config.items()}
-    known = vars(parser.parse_args([])).keys() - {'config'}
-    for key in config:
-        if key not in known:
-            raise ValueError(f'{path!r} sets {key!r}, which is no argument of {parser.prog}.{near_names(key, known)}')
-    return config
+def train_flags() -> dict[str, str]:
+    """Options by the names that the library's errors use; only names that are no English words."""
+    options = create_train_parser().options
+    names = {**{name: name for name in options if '_' in name}, **_LIBRARY_NAMES}
+    return {name: f'--{option.replace("_", "-")}' for name, option in names.items()}
 
 
-def parse_train_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Arguments of scripts/train.py: the parser's defaults, a YAML file's over them, the command line's over both.
+def parse_train_args(argv: Sequence[str] | None = None, prog: str = 'rexnet train') -> argparse.Namespace:
+    """Arguments of `rexnet train`: the parser's defaults, a YAML file's over them, the command line's over both.
 
     Args:
-        argv: The command line without the script's name; None takes that of the process.
+        argv: The words after the command; None takes those of the process.
+        prog: The command, as it is typed.
 
     Returns:
-        The arguments; `data_dir` is the folder however it was given.
+        The arguments. `data_dir` is the folder however it was given. `given` has the names of the options that were
+        typed, or that the YAML file sets to something else than their defaults; a tuple of str, in order.
 
     Raises:
-        ValueError: An unknown name in the YAML file, or a number out of its range.
-        FileNotFoundError: No such YAML file.
+        UsageError: A ValueError: an unknown option, a value that its option does not take, options that contradict
+            each other, or a YAML file that cannot be read.
     """
-    parser = create_train_parser()
-    config_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    config_parser.add_argument('-c', '--config')
-    config = config_parser.parse_known_args(argv)[0].config
-    if config:
-        parser.set_defaults(**_config_defaults(config, parser))
-    args = parser.parse_args(argv)
-    _check_ranges(args)
-    args.data_dir = args.data or args.data_dir
-    if args.data_dir is None and args.dataset == '':
-        parser.error('a folder of data is needed (the first argument, or --data-dir), or --dataset synthetic or '
-                     'synthetic-depth')
+    parser = create_train_parser(prog)
+    typed = parser.given(argv)
+    recipe = parser.read_recipe(find_recipe(typed['config'])) if 'config' in typed else {}
+    for source in (recipe, typed):
+        _take_folder(source)
+    for name, value in typed.items():
+        if isinstance(value, dict):
+            typed[name] = {**recipe.get(name, {}), **value}
+    defaults = vars(parser.parse_args([]))
+    del defaults['data']
+    args = argparse.Namespace(**{**defaults, **recipe, **typed})
+    set_by_recipe = {name for name, value in recipe.items() if value != defaults[name]}
+    args.given = tuple(sorted((set_by_recipe | typed.keys()) - {'config'}))
+    _check_together(args)
     return args
 
 
-def _check_ranges(args: argparse.Namespace) -> None:
-    # after parsing, as values of a YAML file do not pass the types of the flags
-    for names, rule, holds in (
-        (('epochs', 'grad_accum_steps', 'log_interval', 'checkpoint_hist'), 'at least 1', lambda value: value >= 1),
-        (('drop', 'drop_path', 'model_ema_decay'), 'at least 0 and below 1', lambda value: 0 <= value < 1),
-        (('clip_grad',), 'above 0, or left out', lambda value: value > 0),
-    ):
-        for name in names:
-            value = getattr(args, name)
-            if value is not None and not holds(value):
-                raise ValueError(f'--{name.replace("_", "-")} must be {rule}, got {value}.')
+def _take_folder(values: dict[str, Any]) -> None:
+    """Leave `data_dir` of the two names of the folder."""
+    first = values.pop('data', None)
+    if first is not None:
+        second = values.setdefault('data_dir', first)
+        if os.path.abspath(first) != os.path.abspath(second):
+            raise UsageError(f'The folder of the data is given twice: {first!r} and --data-dir {second!r}.')
+
+
+def _check_together(args: argparse.Namespace) -> None:
+    """Rules that need more than one value, whether it was typed or is from a YAML file."""
+    def check(holds: bool, text: str) -> None:
+        if not holds:
+            raise UsageError(text)
+
+    def shown(values: Sequence[Any]) -> str:
+        return ' '.join(map(str, values))
+
+    check(bool(args.data_dir or args.dataset),
+          'A folder of data is needed (the first word, or --data-dir), or --dataset synthetic or synthetic-depth.')
+    for name in ('scale', 'ratio'):
+        low, high = getattr(args, name) or (1, 1)
+        check(low <= high, f'--{name} must be the lowest and the highest value, got {low} {high}.')
+    if args.fade_epochs is not None:
+        first, last = args.fade_epochs
+        check(first < last, f'--fade-epochs must be a first epoch and a later last one, got {first} {last}.')
+    check(all(a < b for a, b in zip(args.decay_milestones, args.decay_milestones[1:], strict=False)),
+          f'--decay-milestones must rise from one to the next, got {shown(args.decay_milestones)}.')
+    check(args.min_depth < args.max_depth,
+          f'--min-depth must be below --max-depth, got {args.min_depth} and {args.max_depth}.')
+
+    words = [weight for weight in args.scale_weights if isinstance(weight, str)]
+    check(not words or len(args.scale_weights) == 1,
+          f'--scale-weights must be one name or only numbers, got {shown(args.scale_weights)}.')
+    check(bool(words) or sum(args.scale_weights) > 0, '--scale-weights must not all be 0.')
+
+    channels, sides = args.in_chans, (args.img_size, args.img_size)
+    if args.input_size is not None:
+        channels, sides = args.input_size[0], tuple(args.input_size[1:])
+        check(min(sides) >= 32, f'--input-size must have sides of at least 32 pixels, got {shown(args.input_size)}.')
+        check(args.img_size in (None, *sides) and (args.img_size is None or sides[0] == sides[1]),
+              f'--img-size must agree with --input-size, got {args.img_size} and {shown(args.input_size)}: '
+              f'pass --input-size {channels} {args.img_size} {args.img_size}, or only one of the two.')
+        check(args.in_chans in (None, channels),
+              f'--in-chans must agree with --input-size, got {args.in_chans} and {shown(args.input_size)}: '
+              f'pass --input-size {args.in_chans} {shown(sides)}, or only one of the two.')
+    for name in ('mean', 'std'):
+        values = getattr(args, name) or [0]
+        check(len(values) in (1, channels or 3),
+              f'--{name} must have one value, or one for each of the {channels or 3} channels, got {shown(values)}.')
+
+    betas = get_optimizer_info(args.opt.lower().removeprefix('lookahead_'))
+    if args.opt_betas is not None and betas.has_betas:
+        check(len(args.opt_betas) == betas.num_betas,
+              f'--opt-betas must be {betas.num_betas} numbers for --opt {args.opt}, got {shown(args.opt_betas)}.')
+    check(not (args.sched == 'plateau' and args.sched_on_updates),
+          '--sched plateau follows the metric of each epoch: leave out --sched-on-updates.')
 
 
 def repeatable_args(args: argparse.Namespace) -> dict[str, Any]:
-    """The arguments as a YAML file for --config that repeats the run, without what a process adds while it runs."""
-    names = vars(create_train_parser().parse_args([])).keys() - {'config', 'data'}
+    """The arguments as a YAML file for --config that repeats the run from its start, with all defaults."""
+    names = vars(args).keys() & create_train_parser().options.keys() - {'config', 'data', 'no_resume_opt', 'resume'}
     return {name: getattr(args, name) for name in sorted(names)}
