@@ -195,8 +195,8 @@ def _add_optimization(group: Callable[[str], Callable[..., None]]) -> None:
     add('--min-lr', kind=NOT_NEGATIVE, default=0., help='learning rate at the end')
     add('--cooldown-epochs', kind=INDEX, default=0, help='epochs at --min-lr after --epochs')
     add('--start-epoch', kind=INDEX, help='first epoch', unset='0, or that of --resume')
-    add('--decay-epochs', kind=POSITIVE, default=90, metavar='N',
-        help='step: epochs from decay to decay; wsd, rsqrt: epochs of the decay')
+    add('--decay-epochs', kind=POSITIVE, metavar='N', unset='90; wsd, rsqrt: 0.2',
+        help='step: epochs from decay to decay; wsd, rsqrt: last epochs that decay, or a share of all below 1')
     add('--decay-milestones', kind=COUNT, nargs='+', default=[90, 180, 270], help='multistep: epochs of the decays')
     add('--decay-rate', '--dr', kind=POSITIVE, default=0.1, help='factor of a decay; poly: exponent')
     add('--patience-epochs', kind=INDEX, default=10, help='plateau: epochs without progress before a decay')
@@ -364,6 +364,12 @@ def _check_together(args: argparse.Namespace) -> None:
               f'--opt-betas must be {betas.num_betas} numbers for --opt {args.opt}, got {shown(args.opt_betas)}.')
     check(not (args.sched == 'plateau' and args.sched_on_updates),
           '--sched plateau follows the metric of each epoch: leave out --sched-on-updates.')
+    if args.sched in ('wsd', 'rsqrt'):
+        length = args.epochs - (0 if args.warmup_prefix else args.warmup_epochs)
+        check((args.decay_epochs or 0) <= length and length > 0,
+              f'--sched {args.sched} needs epochs after the warm-up, at least --decay-epochs of them: {length} are '
+              f'left of --epochs {args.epochs}.')
+    check(args.sched != 'rsqrt' or args.warmup_epochs > 0, '--sched rsqrt needs --warmup-epochs of at least 1, got 0.')
 
 
 def repeatable_args(args: argparse.Namespace) -> dict[str, Any]:
