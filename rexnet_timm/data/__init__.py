@@ -3,7 +3,8 @@
 One job: the public names. Folders of images and masks, the built-in synthetic sets, joint transforms, loaders.
 """
 from ..errors import DatasetError
-from .folder import SegmentationFolder, palette
+from .description import palette
+from .folder import SegmentationFolder
 from .loader import check_batch_size, create_segmentation_loader, sample_error_message
 from .synthetic import SyntheticShapes
 from .synthetic_depth import SyntheticDepth

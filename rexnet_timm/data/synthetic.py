@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from .description import DEFAULT_IGNORE_LABEL
 from .drawing import check_set, color_of_hue, smooth_noise
-from .folder import DEFAULT_IGNORE_LABEL
 
 _CLASS_NAMES = ('background', 'disc', 'square', 'triangle', 'ring', 'stripes')
 _SUPERSAMPLING = 4  # outlines are drawn this much larger, and an object owns the pixels that it covers by half

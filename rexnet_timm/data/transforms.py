@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from .folder import DEFAULT_IGNORE_LABEL
+from .description import DEFAULT_IGNORE_LABEL
 
 # v2's NEAREST reads the pixel at a cell's corner, up to half a pixel off what the other modes read around its centre;
 # NEAREST_EXACT reads the pixel at the centre.
