@@ -141,17 +141,45 @@ def require_partner(files: dict[str, Path], partners: dict[str, Path], kind: str
 
 
 def read_class_names(root: Path, num_classes: int) -> list[str]:
-    """One name a class, from `root/classes.txt`, or "class 0", "class 1", ..."""
+    """One name a class, from `root/classes.txt` or, without that file, "class 0", "class 1", ...
+
+    Args:
+        root: Folder of the data set.
+        num_classes: Number of classes. 1 is a binary mask, which has the names of background and foreground: the file
+            has both or that of the foreground, and without it they are "background" and "foreground".
+
+    Raises:
+        DatasetError: Not UTF-8 text, another number of names than of classes, or a name that stands twice.
+    """
     path = root / 'classes.txt'
     if not path.is_file():
-        return [f'class {index}' for index in range(num_classes)]
+        return ['background', 'foreground'] if num_classes == 1 else [f'class {index}' for index in range(num_classes)]
     try:
         lines = path.read_text(encoding='utf-8-sig').splitlines()
     except UnicodeDecodeError as error:
         raise DatasetError(f'Class names must be UTF-8 text: {path} is not ({error}); save it as UTF-8.') from error
-    names = [line.strip() for line in lines if line.strip()]
-    if len(names) != num_classes:
+    # spaces that cannot be seen make no other name
+    numbered = [(' '.join(line.split()), number) for number, line in enumerate(lines, 1) if line.strip()]
+    names = [name for name, _ in numbered]
+    if not names:
         raise DatasetError(
-            f'classes.txt must name every class, one a line, without the ignored label: {path} has {len(names)} '
-            f'names, num_classes is {num_classes}; correct the file or pass --num-classes {len(names)}.')
+            f'classes.txt must name every class, one a line: {path} has no names; write them, or remove the file.')
+    if len(names) != num_classes and not (num_classes == 1 and len(names) == 2):
+        one = ', or that of the foreground, since num_classes is 1' if num_classes == 1 else ''
+        raise DatasetError(
+            f'classes.txt must name every class, one a line, without the ignored label{one}: {path} has {len(names)} '
+            f'names, num_classes is {num_classes}; correct the file or pass num_classes={len(names)}.')
+    first: dict[str, int] = {}
+    for name, number in numbered:
+        if name in first:
+            raise DatasetError(
+                f'Every class must have a name of its own: {path} has {name!r} in the lines {first[name]} and '
+                f'{number}; rename one of the two.')
+        first[name] = number
+    if len(names) == 1 == num_classes:
+        if names == ['background']:
+            raise DatasetError(
+                f'The one name of a binary set must be that of the foreground: {path} has {names[0]!r}; name the '
+                'foreground, or both in two lines.')
+        names = ['background', *names]
     return names

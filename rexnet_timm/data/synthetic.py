@@ -83,6 +83,10 @@ class SyntheticShapes(Dataset):
         mask = tv_tensors.Mask(torch.from_numpy(labels.astype(np.int64)))
         return (image, mask) if self.transform is None else self.transform(image, mask)
 
+    def sample_sizes(self) -> list[tuple[int, int]]:
+        """Height and width of every sample, before any transform."""
+        return [self.image_size] * self.length
+
     @property
     def class_names(self) -> list[str]:
         """One name a class."""

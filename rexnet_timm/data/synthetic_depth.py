@@ -74,6 +74,10 @@ class SyntheticDepth(Dataset):
         image, depth = tv_tensors.Image(torch.from_numpy(canvas)), tv_tensors.Mask(torch.from_numpy(metres))
         return (image, depth) if self.transform is None else self.transform(image, depth)
 
+    def sample_sizes(self) -> list[tuple[int, int]]:
+        """Height and width of every sample, before any transform."""
+        return [self.image_size] * self.length
+
 
 def draw_depth_scene(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Draw one image and its depth.

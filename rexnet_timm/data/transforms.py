@@ -118,13 +118,11 @@ class ColorJitter(nn.Module):
         self.jitter = v2.ColorJitter(color_jitter, color_jitter, color_jitter, min(color_jitter * _HUE_SHARE, 0.5))
 
     def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
-        channels = image.shape[-3]
-        if channels == 3:
-            return self.jitter(image), mask
-        group = 3 if channels > 3 else 1
-        parts = [self.jitter(tv_tensors.wrap(part, like=image)) if len(part) == group else part
-                 for part in image.as_subclass(torch.Tensor).split(group)]
-        return tv_tensors.wrap(torch.cat([part.as_subclass(torch.Tensor) for part in parts]), like=image), mask
+        planes = image.as_subclass(torch.Tensor)
+        # as one picture or, where there are no colours, each channel as a picture of its own
+        parts = [planes[:3]] if len(planes) >= 3 else list(planes.split(1))
+        parts = [self.jitter(tv_tensors.wrap(part, like=image)).as_subclass(torch.Tensor) for part in parts]
+        return tv_tensors.wrap(torch.cat([*parts, planes[3:]]), like=image), mask
 
 
 class ToNormalizedTensor(nn.Module):
@@ -178,7 +176,7 @@ def _check_transform(
         if len(img_size) != 2 or min(img_size) < 1:
             raise ValueError(f'img_size must be one or two (height, width) positive numbers, got {img_size}.')
     elif is_training:
-        raise ValueError('Training takes images of one size so that they form a batch: pass img_size (--img-size).')
+        raise ValueError('Training takes images of one size so that they form a batch: pass img_size.')
     if interpolation not in _INTERPOLATIONS:
         raise ValueError(f'interpolation must be one of {", ".join(_INTERPOLATIONS)}, got {interpolation!r}.')
     for name, value in shares.items():

@@ -92,7 +92,7 @@ def test_camvid(split, length):
 
 @needs_camvid
 def test_camvid_without_ignore_index_is_refused():
-    with pytest.raises(DatasetError, match=r'\.png has 11 in \d+ pixels; pass --ignore-index 11'):
+    with pytest.raises(DatasetError, match=r'\.png has 11 in \d+ pixels; pass ignore_index=11'):
         SegmentationFolder(CAMVID, 'val', num_classes=11)[0]
 
 
@@ -152,13 +152,44 @@ def test_ignored_label_is_kept(tmp_path):
 def test_class_names(tmp_path):
     make_folder(tmp_path)
     assert SegmentationFolder(tmp_path, 'train', num_classes=3).class_names == ['class 0', 'class 1', 'class 2']
-    (tmp_path / 'classes.txt').write_text('sky\nroad\n tree \n\n', encoding='utf-8')
-    assert SegmentationFolder(tmp_path, 'train', num_classes=3).class_names == ['sky', 'road', 'tree']
-    with pytest.raises(DatasetError, match=r'classes.txt has 3 names, num_classes is 4; .* pass --num-classes 3'):
+    (tmp_path / 'classes.txt').write_text('sky\nroad\n tall  tree \n\n', encoding='utf-8')
+    assert SegmentationFolder(tmp_path, 'train', num_classes=3).class_names == ['sky', 'road', 'tall tree']
+    with pytest.raises(DatasetError, match=r'classes.txt has 3 names, num_classes is 4; .* pass num_classes=3'):
         SegmentationFolder(tmp_path, 'train', num_classes=4)
+    with pytest.raises(DatasetError, match=r'classes.txt has 3 names, num_classes is 2; .* pass num_classes=3'):
+        SegmentationFolder(tmp_path, 'train', num_classes=2)
     (tmp_path / 'classes.txt').write_bytes(b'\xff\xfe\x00')
     with pytest.raises(DatasetError, match='Class names must be UTF-8 text: .*classes.txt'):
         SegmentationFolder(tmp_path, 'train', num_classes=3)
+
+
+def test_class_names_that_stand_twice(tmp_path):
+    make_folder(tmp_path)
+    for second in ('tall tree', ' tall \t tree'):
+        (tmp_path / 'classes.txt').write_text(f'tall tree\n\nroad\n{second}\n', encoding='utf-8')
+        with pytest.raises(DatasetError, match="classes.txt has 'tall tree' in the lines 1 and 4; rename one"):
+            SegmentationFolder(tmp_path, 'train', num_classes=3)
+    (tmp_path / 'classes.txt').write_text('Tree\ntree\nroad\n', encoding='utf-8')
+    assert SegmentationFolder(tmp_path, 'train', num_classes=3).class_names == ['Tree', 'tree', 'road']
+    (tmp_path / 'classes.txt').write_text(' \n\n', encoding='utf-8')
+    with pytest.raises(DatasetError, match='classes.txt has no names; write them, or remove the file'):
+        SegmentationFolder(tmp_path, 'train', num_classes=3)
+
+
+def test_class_names_of_binary_masks(tmp_path):
+    """Always two, of background and foreground, as the report of a binary model has two classes."""
+    make_folder(tmp_path)
+    assert SegmentationFolder(tmp_path, 'train', num_classes=1).class_names == ['background', 'foreground']
+    for text in ('crack', 'background\ncrack'):
+        (tmp_path / 'classes.txt').write_text(text, encoding='utf-8')
+        assert SegmentationFolder(tmp_path, 'train', num_classes=1).class_names == ['background', 'crack']
+    (tmp_path / 'classes.txt').write_text('a\nb\nc', encoding='utf-8')
+    with pytest.raises(DatasetError, match=(
+            'or that of the foreground, since num_classes is 1: .*has 3 names, .*pass num_classes=3')):
+        SegmentationFolder(tmp_path, 'train', num_classes=1)
+    (tmp_path / 'classes.txt').write_text('background', encoding='utf-8')
+    with pytest.raises(DatasetError, match="must be that of the foreground: .* has 'background'; name the foreground"):
+        SegmentationFolder(tmp_path, 'train', num_classes=1)
 
 
 def test_missing_root(tmp_path):
@@ -250,9 +281,9 @@ def test_rgb_mask(tmp_path):
 
 
 @pytest.mark.parametrize('values, ignore_index, text', [
-    ((0, 255), None, r'Labels must be 0 to 2: .*a.png has 255 in 24 pixels; pass --ignore-index 255 if .*, or rewrite'),
-    ((1, 3), 255, r'Labels must be 0 to 2 or the ignored 255: .*has 3 in 24 .*--num-classes 4 if they are classes'),
-    ((4, 9), 2, r'Labels must be 0 to 2 or the ignored 2: .*has 4, 9 in 48 pixels; pass --num-classes 10 if'),
+    ((0, 255), None, r'Labels must be 0 to 2: .*a.png has 255 in 24 pixels; pass ignore_index=255 if .*, or rewrite'),
+    ((1, 3), 255, r'Labels must be 0 to 2 or the ignored 255: .*has 3 in 24 .*num_classes=4 if they are classes'),
+    ((4, 9), 2, r'Labels must be 0 to 2 or the ignored 2: .*has 4, 9 in 48 pixels; pass num_classes=10 if'),
 ])
 def test_label_outside(tmp_path, values, ignore_index, text):
     make_folder(tmp_path)
@@ -276,10 +307,10 @@ def test_unreadable_file(tmp_path, folder, kind, damage):
 
 def test_images_that_would_lose_something_are_refused(tmp_path):
     make_folder(tmp_path)
-    with pytest.raises(DatasetError, match='in_chans 4 needs RGBA images: .*a.png has mode RGB; pass --in-chans 3'):
+    with pytest.raises(DatasetError, match='in_chans 4 needs RGBA images: .*a.png has mode RGB; pass in_chans=3'):
         SegmentationFolder(tmp_path, 'train', num_classes=3, in_chans=4)[0]
     write(tmp_path / 'train' / 'a.png', labels().astype(np.uint16) * 1000)
-    with pytest.raises(DatasetError, match='Images must have 8 bits a channel: .*a.png has mode I;?1?6?; convert'):
+    with pytest.raises(DatasetError, match='Images must have 8 bits a channel: .*a.png has 16 .mode I;16.; convert'):
         SegmentationFolder(tmp_path, 'train', num_classes=3)[0]
 
 

@@ -159,21 +159,21 @@ def test_transform_resizes_without_inventing_depth():
 
 
 def test_transform_refuses_what_it_cannot_do():
-    with pytest.raises(ValueError, match=r'form a batch: pass img_size \(--img-size\)'):
+    with pytest.raises(ValueError, match=r'form a batch: pass img_size'):
         create_depth_transform(True)
     with pytest.raises(ValueError, match='hflip must be from 0 to 1, got 2'):
         create_depth_transform(True, 64, hflip=2)
 
 
 def test_the_loader_pads_with_no_depth():
-    class Sizes(SyntheticDepth):
+    class Narrow(SyntheticDepth):
         def __getitem__(self, index):
-            return tuple(part[..., :40 + 8 * index] for part in super().__getitem__(index))
+            return tuple(part[..., :24] for part in super().__getitem__(index))
 
-    dataset = Sizes(2, 64, transform=create_depth_transform(False))
+    dataset = Narrow(2, 64, transform=create_depth_transform(False))
     images, depths = next(iter(create_segmentation_loader(dataset, 2, is_training=False, num_workers=0)))
-    assert images.shape == (2, 3, 64, 48) and depths.dtype == torch.float32
-    assert (depths[0, :, 40:] == 0).all() and (depths[0, :, :40] > 0).any()
+    assert images.shape == (2, 3, 64, 32) and depths.dtype == torch.float32
+    assert (depths[:, :, 24:] == 0).all() and (depths[:, :, :24] > 0).any()
 
 
 @pytest.mark.parametrize('arguments, text', [

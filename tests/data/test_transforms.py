@@ -2,6 +2,7 @@
 import pytest
 import torch
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from rexnet_timm.data import create_segmentation_transform
 from rexnet_timm.data.transforms import ColorJitter, RandomScaleCrop, Resize
@@ -112,29 +113,59 @@ def test_random_state_is_torchs():
     assert not torch.equal(results[0][0], results[2][0])
 
 
-@pytest.mark.parametrize('in_chans', [1, 3, 4])
+@pytest.mark.parametrize('in_chans', range(1, 8))
+@pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic'])
 @pytest.mark.parametrize('is_training', [True, False])
-def test_channels(in_chans, is_training):
-    torch.manual_seed(0)
-    transform = create_segmentation_transform(is_training, 48, in_chans=in_chans)
-    image, mask = transform(*blocks(in_chans=in_chans))
-    assert image.shape == (in_chans, 48, 48) and image.isfinite().all()
-    assert mask.shape == (48, 48)
+def test_channels(in_chans, is_training, interpolation):
+    """Each channel is moved, resized, padded and normalised as the only channel of a grey image would be."""
+    pixels, labels = blocks(in_chans=in_chans)
+    pixels = tv_tensors.wrap((pixels // (1 + torch.arange(in_chans)[:, None, None])).to(torch.uint8), like=pixels)
+    mean, std = torch.linspace(0.1, 0.9, in_chans).tolist(), torch.linspace(0.2, 0.4, in_chans).tolist()
+
+    def transformed(image, mean, std):
+        torch.manual_seed(3)
+        return create_segmentation_transform(
+            is_training, 100, mean=mean, std=std, scale=(0.7, 0.8), vflip=0.5, color_jitter=0,
+            interpolation=interpolation, in_chans=len(image))(image, labels)
+
+    image, mask = transformed(pixels, mean, std)
+    assert image.shape == (in_chans, 100, 100)
+    for channel in range(in_chans):
+        alone = tv_tensors.wrap(pixels[channel:channel + 1], like=pixels)
+        grey, same = transformed(alone, mean[channel:channel + 1], std[channel:channel + 1])
+        assert torch.equal(mask, same)
+        torch.testing.assert_close(image[channel], grey[0], atol=1.01 / 255 / 0.2, rtol=0)  # rounded in another path
 
 
-@pytest.mark.parametrize('in_chans', [1, 3, 4])
+@pytest.mark.parametrize('in_chans', range(1, 8))
 def test_color_jitter_changes_colours_and_nothing_else(in_chans):
+    """The first three channels are RGB and jittered as a picture; further ones stay; fewer than three are grey."""
     torch.manual_seed(0)
     image, mask = blocks(in_chans=in_chans)
     image = tv_tensors.wrap(torch.randint(30, 220, image.shape, dtype=torch.uint8), like=image)
     results = [ColorJitter(0.4)(image, mask) for _ in range(5)]
     for jittered, same in results:
         assert isinstance(jittered, tv_tensors.Image) and jittered.shape == image.shape
-        assert not torch.equal(jittered[0], image[0])
-        assert same is mask
-        if in_chans == 4:
-            assert torch.equal(jittered[3], image[3])
+        assert jittered.dtype == torch.uint8 and same is mask
+        for channel in range(in_chans):
+            assert torch.equal(jittered[channel], image[channel]) == (channel > 2)
     assert not torch.equal(results[0][0], results[1][0])
+    if in_chans >= 3:
+        torch.manual_seed(1)
+        expected = v2.ColorJitter(0.4, 0.4, 0.4, 0.04)(tv_tensors.Image(image[:3]))
+        torch.manual_seed(1)
+        assert torch.equal(ColorJitter(0.4)(image, mask)[0][:3], expected)
+
+
+@pytest.mark.parametrize('size', [(45, 60), (37, 101), (73, 97), (211, 333)])
+def test_masks_are_resized_by_the_pixel_below_each_centre(size):
+    mask = torch.arange(120 * 160).view(120, 160)
+    _, result = Resize(size)(tv_tensors.Image(torch.zeros(3, 120, 160, dtype=torch.uint8)), tv_tensors.Mask(mask))
+    rows, columns = (
+        [(2 * i + 1) * length // (2 * number) for i in range(number)]  # floor((i + 0.5) * length / number)
+        for number, length in zip(size, (120, 160), strict=True))
+    share = (result.as_subclass(torch.Tensor) == mask[rows][:, columns]).float().mean()
+    assert share > 0.98  # a centre on the edge between two pixels belongs to either
 
 
 def test_evaluation_keeps_the_native_size():

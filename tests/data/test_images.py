@@ -1,0 +1,226 @@
+"""Tests of the image reader: nothing is cut, turned or left out in silence."""
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from pictures import one_sample, save, write_png, write_tiff
+from PIL import Image, ImageOps
+
+from rexnet_timm.data import DatasetError, SegmentationFolder
+from rexnet_timm.data.images import read_header, read_image
+
+ORIENTATION = 0x0112
+
+
+def noise(*shape: int, high: int = 256) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, high, shape).astype(np.uint8 if high <= 256 else np.uint16)
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    return exif
+
+
+def corner(height: int = 32, width: int = 48) -> np.ndarray:
+    """White in the first corner of black: no turn looks like another one."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[:height // 2, :width // 4] = 255
+    return pixels
+
+
+@pytest.mark.parametrize('ending', ['jpg', 'png', 'tif', 'webp'])
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_turned_images_are_read_as_displayed(tmp_path, ending, orientation):
+    """Where the white corner of a 32 x 48 picture is shown, by the table of the EXIF standard."""
+    path = tmp_path / f'a.{ending}'
+    options = {'tiffinfo': {ORIENTATION: orientation}} if ending == 'tif' else {'exif': turned(orientation)}
+    save(path, corner(), **options)
+    row_0th, column_0th = {  # the side on which the first row and the first column are shown
+        1: 'top left', 2: 'top right', 3: 'bottom right', 4: 'bottom left',
+        5: 'left top', 6: 'right top', 7: 'right bottom', 8: 'left bottom'}[orientation].split()
+    upright = orientation < 5
+    expected = np.zeros((32, 48) if upright else (48, 32), bool)
+    height, width = (16, 12) if upright else (12, 16)
+    sides = {row_0th, column_0th}
+    expected[:height if 'top' in sides else None, :width if 'left' in sides else None] = True
+    if 'bottom' in sides:
+        expected[:-height] = False
+    if 'right' in sides:
+        expected[:, :-width] = False
+    image = read_image(path, 3)
+    assert image.shape[1:] == expected.shape == read_header(path, 'image').size
+    assert ((image[0] > 127).numpy() == expected).mean() > 0.98
+
+
+def test_image_and_mask_are_turned_together(tmp_path):
+    image, mask = one_sample(tmp_path)
+    save(image, corner(), exif=turned(6))
+    save(mask, corner()[..., 0] // 255, exif=turned(6))
+    pixels, labels = SegmentationFolder(tmp_path, 'train', 2)[0]
+    assert labels.shape == (48, 32) and torch.equal(pixels[0] == 255, labels == 1)
+
+
+def test_exif_behind_the_pixels_of_a_png(tmp_path):
+    path = tmp_path / 'a.png'
+    save(path, corner(), exif=turned(6))
+    content = path.read_bytes()
+    place, end = content.index(b'eXIf') - 4, content.index(b'IDAT') - 4
+    path.write_bytes(content[:place] + content[end:-12] + content[place:end] + content[-12:])
+    assert read_image(path, 3).shape == (3, 48, 32)
+
+
+def test_damaged_exif_does_not_matter(tmp_path):
+    path = tmp_path / 'a.jpg'
+    save(path, corner(), exif=b'Exif\0\0nonsense that is no TIFF')
+    assert read_image(path, 3).shape == (3, 32, 48)
+
+
+@pytest.mark.parametrize('orientation', [5, 6, 7, 8])
+def test_a_mask_drawn_on_the_stored_photo_is_told(tmp_path, orientation):
+    image, mask = one_sample(tmp_path, 'a.jpg')
+    save(image, corner(), exif=turned(orientation))
+    save(mask, corner()[..., 0] // 255)
+    with pytest.raises(DatasetError, match=(
+            'a.jpg is 32 x 48 but .*a.png is 48 x 32 .*a.jpg has an EXIF orientation, by which it is shown turned, and '
+            '.*a.png fits it as stored: remove the orientation')):
+        SegmentationFolder(tmp_path, 'train', 2)[0]
+    # the remedies work
+    save(image, corner())
+    assert SegmentationFolder(tmp_path, 'train', 2)[0][0].shape == (3, 32, 48)
+    save(image, corner(), exif=turned(orientation))
+    shown = ImageOps.exif_transpose(Image.open(image))
+    save(mask, (np.asarray(shown)[..., 0] > 127).astype(np.uint8))
+    pixels, labels = SegmentationFolder(tmp_path, 'train', 2)[0]
+    assert ((pixels[0] > 127) == (labels == 1)).float().mean() > 0.98
+
+
+@pytest.mark.parametrize('name, in_chans, write', [
+    ('grey.png', 1, lambda path: write_png(path, noise(8, 8, high=4096), 16, 0)),
+    ('rgb.png', 3, lambda path: write_png(path, noise(8, 8, 3, high=4096), 16, 2)),
+    ('grey_alpha.png', 3, lambda path: write_png(path, noise(8, 8, 2, high=4096), 16, 4)),
+    ('rgba.png', 4, lambda path: write_png(path, noise(8, 8, 4, high=4096), 16, 6)),
+    ('grey.tif', 1, lambda path: write_tiff(path, noise(8, 8, 1, high=4096), 16)),
+    ('rgb.tif', 3, lambda path: write_tiff(path, noise(8, 8, 3, high=4096), 16, 2)),
+    ('rgba.tif', 4, lambda path: write_tiff(path, noise(8, 8, 4, high=4096), 16, 2, (2,))),
+    ('rgb_and_more.tif', 3, lambda path: write_tiff(path, noise(8, 8, 4, high=4096), 16, 2, (0,))),
+    ('float.tif', 1, lambda path: save(path, noise(8, 8).astype(np.float32))),
+    ('int.tif', 1, lambda path: save(path, noise(8, 8).astype(np.int32))),
+])
+def test_more_than_8_bits_are_refused(tmp_path, name, in_chans, write):
+    write(tmp_path / name)
+    bits = 16 if name.split('.')[0] not in ('float', 'int') else 32
+    with pytest.raises(DatasetError, match=rf'Images must have 8 bits a channel: .*{name} has {bits} \(mode .*; conv'):
+        read_image(tmp_path / name, in_chans)
+
+
+@pytest.mark.parametrize('ending', ['png', 'tif'])
+@pytest.mark.parametrize('bits', [1, 2, 4])
+def test_few_bits_are_spread_over_the_range(tmp_path, bits, ending):
+    pixels = noise(8, 8, high=2 ** bits)
+    if ending == 'png':
+        write_png(tmp_path / 'a.png', pixels, bits, 0)
+    else:
+        write_tiff(tmp_path / 'a.tif', pixels[..., None], bits)
+    expected = pixels.astype(int) * 255 // (2 ** bits - 1)
+    assert np.array_equal(read_image(tmp_path / f'a.{ending}', 1)[0].numpy(), expected)
+    assert np.array_equal(read_image(tmp_path / f'a.{ending}', 3)[2].numpy(), expected)
+
+
+def test_pages(tmp_path):
+    path = tmp_path / 'a.tif'
+    pages = [Image.fromarray(noise(8, 8, 3)) for _ in range(3)]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    for kind in ('image', 'mask'):
+        with pytest.raises(DatasetError, match=f'Every {kind} must be one picture: .*a.tif has 3 pages or frames'):
+            read_header(path, kind)
+    with pytest.raises(DatasetError, match='a.tif has 3 pages or frames'):
+        read_image(path, 3)
+    for ending in ('png', 'webp'):
+        pages[0].save(tmp_path / f'a.{ending}', save_all=True, append_images=[Image.new('RGB', (8, 8))])
+        with pytest.raises(DatasetError, match=f'a.{ending} has 2 pages or frames'):
+            read_image(tmp_path / f'a.{ending}', 3)
+
+
+def test_overviews_and_the_extra_pictures_of_phones_are_no_pages(tmp_path):
+    def write(name, first, second, **options):
+        first, second = Image.fromarray(first), Image.fromarray(second)
+        second.encoderinfo = {'tiffinfo': {254: int(second.width < first.width)}}
+        first.save(tmp_path / name, save_all=True, append_images=[second], **options)
+
+    full, half = noise(8, 8, 3), noise(4, 4, 3)
+    write('a.tif', full, half)
+    assert np.array_equal(read_image(tmp_path / 'a.tif', 3).permute(1, 2, 0).numpy(), full)
+    write('b.tif', half, full, tiffinfo={254: 1})
+    with pytest.raises(DatasetError, match='b.tif has 2 pages'):  # the first is the overview
+        read_image(tmp_path / 'b.tif', 3)
+    write('a.jpg', full, half, format='MPO')
+    assert Image.open(tmp_path / 'a.jpg').n_frames == 2
+    assert read_image(tmp_path / 'a.jpg', 3).shape == (3, 8, 8)
+
+
+def test_too_many_pixels(tmp_path):
+    path = tmp_path / 'a.png'
+    write_png(path, noise(1, 1, 3), 8, 2, size=(20000, 20000))
+    with pytest.raises(DatasetError, match=r'at most 178956970 pixels: .*a.png has more; cut the image and its mask '):
+        read_image(path, 3)
+
+
+@pytest.mark.parametrize('mode', ['1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'LAB'])
+@pytest.mark.parametrize('in_chans', [1, 3])
+def test_modes_are_converted(tmp_path, mode, in_chans):
+    """A picture of a red and a white half, in whatever mode, has the colours that a program shows."""
+    picture = Image.new('RGB', (8, 8), 'white')
+    picture.paste((255, 0, 0), (0, 0, 4, 8))
+    if mode == 'LAB':
+        red, white = [136, 80, 67], [255, 0, 0]  # lightness of 0 to 255, a, b
+        picture = Image.fromarray(np.array([[red] * 4 + [white] * 4] * 8, np.uint8), 'LAB')
+    else:
+        picture = picture.convert(mode)
+    path = tmp_path / ('a.png' if mode not in ('CMYK', 'YCbCr', 'LAB') else 'a.tif')
+    picture.save(path)
+    assert Image.open(path).mode == mode
+    image = read_image(path, in_chans).float()
+    assert (image[:, :, 4:] > 250).all()
+    if in_chans == 3 and mode not in ('1', 'L', 'LA'):
+        assert (image[0, :, :4] > 200).all() and (image[1:, :, :4] < 60).all()
+    elif mode != '1':
+        assert (image[:, :, :4] < 130).all() and image[:, :, :4].std() == 0
+
+
+def test_colours_below_transparent_pixels_stay_as_stored(tmp_path):
+    pixels = noise(8, 8, 4)
+    save(tmp_path / 'a.png', pixels)
+    assert np.array_equal(read_image(tmp_path / 'a.png', 3).permute(1, 2, 0).numpy(), pixels[..., :3])
+    indexed = Image.fromarray(noise(8, 8, high=4), 'P')
+    indexed.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120])
+    indexed.save(tmp_path / 'b.png', transparency=bytes([0, 100, 255, 255]))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        image = read_image(tmp_path / 'b.png', 3)
+    assert np.array_equal(image[1].numpy(), 20 + 30 * noise(8, 8, high=4))
+
+
+def test_four_channels(tmp_path):
+    pixels = noise(8, 8, 4)
+    for name, extra in (('unassociated', 2), ('associated', 1), ('unspecified', 0)):
+        write_tiff(tmp_path / f'{name}.tif', pixels, 8, 2, (extra,))
+    assert np.array_equal(read_image(tmp_path / 'unassociated.tif', 4).permute(1, 2, 0).numpy(), pixels)
+    with pytest.raises(DatasetError, match=r'associated.tif are stored multiplied by the fourth \(associated alpha\)'):
+        read_image(tmp_path / 'associated.tif', 4)
+    with pytest.raises(DatasetError, match='unspecified.tif has mode RGB; pass in_chans=3, or store the fourth'):
+        read_image(tmp_path / 'unspecified.tif', 4)
+    assert np.array_equal(read_image(tmp_path / 'unspecified.tif', 3).permute(1, 2, 0).numpy(), pixels[..., :3])
+
+
+def test_what_pillow_cannot_convert_is_refused(tmp_path):
+    write_tiff(tmp_path / 'a.tif', noise(8, 8, 2), 8, 1, (1,))
+    with pytest.raises(DatasetError, match='grey or in colour: .*a.tif has mode La, which Pillow cannot convert'):
+        read_image(tmp_path / 'a.tif', 3)
+
+
+def test_a_file_that_pillow_does_not_know(tmp_path):
+    (tmp_path / 'a.tif').write_bytes(b'no image at all')
+    with pytest.raises(DatasetError, match='a.tif is not .*; save it as 8-bit PNG where another program can read it'):
+        read_image(tmp_path / 'a.tif', 3)
