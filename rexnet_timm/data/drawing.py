@@ -1,6 +1,6 @@
-""" What the built-in sets share
+"""What the built-in sets share: checked arguments, colours and smooth noise of procedural images.
 
-One job: checked arguments, colours and smooth noise of procedural images. While drawn, a picture is float32 planes
+While drawn, a picture is float32 planes
 (3, H, W) from 0 to 255, and a colour is an array (3, 1, 1) that broadcasts to them.
 """
 import colorsys

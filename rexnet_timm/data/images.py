@@ -30,7 +30,8 @@ _UPRIGHT = {
 
 _BIT_DEPTH_OF_PNG = 24  # the place of this byte in every PNG file
 # Tags of TIFF, by their names in the specification.
-_NEW_SUBFILE_TYPE, _BITS_PER_SAMPLE, _PHOTOMETRIC_INTERPRETATION, _EXTRA_SAMPLES = 254, 258, 262, 338
+_NEW_SUBFILE_TYPE, _BITS_PER_SAMPLE, _PHOTOMETRIC_INTERPRETATION = 254, 258, 262
+_SAMPLES_PER_PIXEL, _EXTRA_SAMPLES = 277, 338
 _OVERVIEW_OR_MASK = 0b101  # bits of NewSubfileType
 _WHITE_IS_ZERO = 0
 _ASSOCIATED_ALPHA = 1
@@ -44,6 +45,7 @@ class Header:
         format: Pillow's name of the file format.
         mode: Pillow's mode of the pixels.
         bits: Bits a channel in the file.
+        channels: Channels in the file, of which Pillow may leave out some.
         size: Height and width as displayed.
         turned: Whether height and width are the other way round in the file (EXIF orientations 5 to 8).
         white_is_zero: Whether Pillow inverts the stored numbers.
@@ -52,6 +54,7 @@ class Header:
     format: str
     mode: str
     bits: int
+    channels: int
     size: tuple[int, int]
     turned: bool
     white_is_zero: bool
@@ -111,7 +114,7 @@ def _header(image: Image.Image, path: Path) -> Header:
     if turned and image.format != 'TIFF':  # of which Pillow has taken care
         width, height = height, width
     return Header(
-        image.format, image.mode, bits, (height, width), turned,
+        image.format, image.mode, bits, tags.get(_SAMPLES_PER_PIXEL, len(image.getbands())), (height, width), turned,
         tags.get(_PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO,
         _ASSOCIATED_ALPHA in tags.get(_EXTRA_SAMPLES, ()))
 
@@ -180,8 +183,8 @@ def check_image_header(path: Path, header: Header, in_chans: int) -> None:
 def read_image(path: Path, in_chans: int) -> tv_tensors.Image:
     """Read an image file as displayed, its EXIF orientation applied.
 
-    Grey, palette, CMYK, YCbCr and LAB images are converted. Where the channels asked for have no alpha, it is left out
-    and the colours below transparent pixels stay as they are stored.
+    Grey, palette, CMYK, YCbCr and LAB images are converted. Channels of a file beyond those asked for are left out,
+    alpha included; the colours below transparent pixels stay as they are stored.
 
     Args:
         path: The file.

@@ -2,9 +2,9 @@
 
 What differs from timm's `create_loader`:
 
-* The random state of every training sample follows from seed, epoch and index alone, so that neither the number of
+* The random state of every training sample follows only from seed, epoch and index, so that neither the number of
   workers, nor that of processes, nor a resumed run changes an augmentation.
-* A sample of an evaluation is padded by an amount that follows from its own size alone, and only samples of one padded
+* A sample of an evaluation is padded by an amount that follows only from its own size, and only samples of one padded
   size share a batch. Padding reaches the prediction (squeeze-and-excitation averages over it), so a metric would
   otherwise depend on the batch size.
 """

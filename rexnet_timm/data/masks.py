@@ -35,6 +35,10 @@ def _stored_labels(path: Path, num_classes: int) -> tuple[torch.Tensor, Header]:
             remedy = 'save it without the alpha channel'
         raise DatasetError(
             f'A mask must be a single-channel image whose pixels are class indices: {path} has {found}; {remedy}.')
+    if header.channels > 1:
+        raise DatasetError(
+            f'A mask must be a single-channel image whose pixels are class indices: {path} has {header.channels} '
+            'channels; save the one with the labels.')
     if header.format in ('JPEG', 'MPO'):
         raise DatasetError(
             f'A mask must be stored without loss: {path} is a JPEG file, which blurs labels; save it as PNG from the '

@@ -1,11 +1,9 @@
-""" Built-in synthetic set
-
-One job: endless procedural images with exact masks, for demonstrations and tests without a download.
+"""The built-in set: endless procedural images with exact masks, for demonstrations and tests without a download.
 
 A class is a shape or a texture. Colour is a hint that a network learns first and that fails it for every tenth object:
-then outlines, thin rings and fine stripes at many sizes have to decide. Objects overlap and cast
-shadows; the background has a gradient, blotches, grain and lines that belong to nothing; light falls off to one side
-and the sensor adds noise.
+then outlines, thin rings and fine stripes at many sizes have to decide. Objects overlap and cast shadows; the
+background has a gradient, blotches, grain and lines that belong to nothing; light falls off to one side and the sensor
+adds noise.
 """
 import math
 from collections.abc import Callable
@@ -32,7 +30,7 @@ _HUES = {'disc': 0.0, 'square': 0.6, 'triangle': 0.14, 'ring': 0.38}
 class SyntheticShapes(Dataset):
     """Procedural RGB images of discs, squares, triangles, rings and striped objects, with their masks.
 
-    A sample follows from (seed, index) alone, whatever the order or the process in which it is asked for. `dataset[i]`
+    A sample follows from (seed, index) only, whatever the order or the process in which it is asked for. `dataset[i]`
     is `(image, mask)`: `tv_tensors.Image` uint8 (3, H, W) and `tv_tensors.Mask` int64 (H, W) with values 0 to
     num_classes - 1, or whatever `transform(image, mask)` returns for the two.
 
@@ -170,7 +168,7 @@ def _outline(rng: np.random.Generator, shape: str, radius: float, side: int, cen
             draw.ellipse((cx - inner, cy - inner, cx + inner, cy + inner), fill=0)
     else:
         corners = 4 if shape == 'square' else 3
-        # Upright but for the tilt: a square stands on a side, a triangle points up.
+        # Upright except for the tilt: a square stands on a side, a triangle points up.
         angles = tilt - math.pi / (4 if corners == 4 else 2) + 2 * math.pi * np.arange(corners) / corners
         # Triangles of every kind but slivers; squares stay square.
         angles = angles + rng.uniform(-0.3, 0.3, size=3) if corners == 3 else angles

@@ -1,6 +1,4 @@
-""" Built-in depth set
-
-One job: endless procedural scenes with exact depth, to demonstrate and test depth estimation without a download.
+"""The built-in depth set: endless procedural scenes with exact depth, for demonstrations and tests without a download.
 
 A camera at about the height of a person looks over a textured ground at boxes and spheres that stand on it, and at a
 wall behind them; where the wall ends there is sky, which has no depth. Every ray is intersected with every surface, so
@@ -31,7 +29,7 @@ _PATTERNS = ('noise', 'tiles', 'stripes', 'checks')
 class SyntheticDepth(Dataset):
     """Procedural RGB images of boxes and spheres on a plane, with the depth of every pixel.
 
-    A sample follows from (seed, index) alone, whatever the order or the process in which it is asked for. `dataset[i]`
+    A sample follows from (seed, index) only, whatever the order or the process in which it is asked for. `dataset[i]`
     is `(image, depth)`: `tv_tensors.Image` uint8 (3, H, W) and `tv_tensors.Mask` float32 (H, W), or whatever
     `transform(image, depth)` returns for the two. Depth is along the optical axis, in metres, from about 1 to 50; the
     sky has none, which is 0.

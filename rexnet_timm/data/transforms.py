@@ -1,7 +1,6 @@
-""" Joint transforms of image and mask
+"""Joint transforms: augmentation and normalisation of (image, mask) pairs, composed of torchvision's v2 transforms.
 
-One job: the augmentation and normalisation of (image, mask) pairs, composed of torchvision's v2 transforms. Scale
-jitter, crop, flips and colour are the recipe that segmentation has kept since DeepLab (https://arxiv.org/abs/1706.05587);
+Scale jitter, crop, flips and colour are the recipe that segmentation has kept since DeepLab (https://arxiv.org/abs/1706.05587);
 argument names and defaults are timm's.
 
 Own code stands only where v2 has none: a scale relative to each image's own size, colour jitter for other than one or
@@ -38,7 +37,7 @@ def _resize_pair(image: tv_tensors.Image, mask: tv_tensors.Mask, size: Sequence[
     if list(image.shape[-2:]) == size:
         return image, mask
     image = F.resize(image, size, interpolation=_INTERPOLATIONS[interpolation], antialias=True)
-    # As a plain tensor, because for a tv_tensors.Mask v2 knows NEAREST alone.
+    # As a plain tensor, because for a tv_tensors.Mask v2 knows only NEAREST.
     labels = F.resize(mask.as_subclass(torch.Tensor)[None], size, interpolation=_INTERPOLATIONS['nearest'])[0]
     return image, tv_tensors.wrap(labels, like=mask)
 

@@ -1,4 +1,4 @@
-""" Tests of the image and mask folders: layouts, samples, and the text of every error. """
+"""Tests of the image and mask folders: layouts, samples, and the text of every error."""
 from pathlib import Path
 
 import numpy as np

@@ -1,9 +1,10 @@
-""" Tests of the loader: sharding, seeds, collation, and the errors of batches that cannot train. """
+"""Tests of the loader: sharding, seeds, collation, and the errors of batches that cannot train."""
 import re
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn as nn
 from PIL import Image
 from timm.task import evaluation_sample_limit
 from torch.utils.data import Dataset
@@ -114,6 +115,26 @@ def test_a_sample_is_evaluated_at_a_size_of_its_own(data, batch_size):
     assert seen_sizes == dict(enumerate(
         [(64, 64), (48, 48), (64, 64), (32, 64), (48, 48), (64, 64), (64, 64), (48, 48)]))
     assert len(loader) == number
+
+
+@pytest.mark.parametrize('data', [OfSizes, TellsSizes])
+@pytest.mark.parametrize('batch_size', [1, 3, 8])
+def test_predictions_are_those_of_each_image_by_itself(data, batch_size):
+    """With a model that looks at the whole picture, as squeeze-and-excitation does."""
+    torch.manual_seed(0)
+    pictures = [torch.randn(3, *size) for size in SIZES]
+    dataset = data(SIZES)
+    dataset.__class__ = type('Pictures', (data,), {
+        '__getitem__': lambda self, index: (pictures[index], torch.full(SIZES[index], index))})
+    gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 3, 1), nn.Sigmoid())
+    with torch.no_grad():
+        # by hand: below 32 filled up with zeros
+        alone = [picture[None] * gate(nn.functional.pad(picture[None], (0, 0, 0, max(0, 32 - picture.shape[1]))))
+                 for picture in pictures]
+        for images, masks in create_segmentation_loader(dataset, batch_size, is_training=False, num_workers=0):
+            for result, mask in zip(images * gate(images), masks, strict=True):
+                expected = alone[int(mask[0, 0])][0]
+                torch.testing.assert_close(result[:, :expected.shape[1], :expected.shape[2]], expected)
 
 
 def test_known_sizes_fill_batches():

@@ -178,6 +178,13 @@ def test_inverted_and_blurred_files_are_refused(tmp_path):
         read_mask(tmp_path / 'a.png', 2)
 
 
+def test_a_second_channel_that_pillow_leaves_out(tmp_path):
+    write_tiff(tmp_path / 'a.tif', np.stack([binary(), binary(2)], axis=-1), 8, extra_samples=(0,))
+    assert Image.open(tmp_path / 'a.tif').mode == 'L'
+    with pytest.raises(DatasetError, match='single-channel image .*a.tif has 2 channels; save the one with the labels'):
+        read_mask(tmp_path / 'a.tif', 3)
+
+
 def test_several_pages(tmp_path):
     page = Image.fromarray(binary())
     page.save(tmp_path / 'a.tif', save_all=True, append_images=[page])

@@ -1,4 +1,4 @@
-""" Tests of the built-in synthetic set: determinism, exact labels, and that colour alone does not decide a class. """
+"""Tests of the built-in synthetic set: determinism, exact labels, and that colour alone does not decide a class."""
 import time
 
 import numpy as np

@@ -1,4 +1,4 @@
-""" Tests of the built-in depth set: determinism, exact depth, and that the place in the picture does not tell it. """
+"""Tests of the built-in depth set: determinism, exact depth, and that the place in the picture does not tell it."""
 import math
 import time
 

@@ -1,4 +1,4 @@
-""" Tests of the joint transforms: image and mask stay together, no label is invented, all channel counts work. """
+"""Tests of the joint transforms: image and mask stay together, no label is invented, all channel counts work."""
 import pytest
 import torch
 from torchvision import tv_tensors
@@ -74,7 +74,7 @@ def test_padding_has_mean_colour_and_ignore_label():
     image, mask = transform(*blocks(60, 80))
     padding = mask == 77
     assert padding.sum() == 100 * 100 - 60 * 80  # the image is whole
-    assert image[:, padding].abs().max() < 0.01  # the mean is 0 after normalisation, but for its rounding to uint8
+    assert image[:, padding].abs().max() < 0.01  # the mean is 0 after normalisation, except for its rounding to uint8
     rows, columns = (~padding).nonzero().T
     assert (rows.max() - rows.min() + 1, columns.max() - columns.min() + 1) == (60, 80)
 
