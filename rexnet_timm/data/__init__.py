@@ -1,5 +1,4 @@
-"""Data of the dense tasks: folders of images and masks, the built-in synthetic sets, joint transforms, loaders.
-"""
+"""Data of the dense tasks: folders of images and masks, the built-in synthetic sets, joint transforms, loaders."""
 from ..errors import DatasetError
 from .description import palette
 from .folder import SegmentationFolder

@@ -1,7 +1,7 @@
 """Joint transforms: augmentation and normalisation of (image, mask) pairs, composed of torchvision's v2 transforms.
 
-Scale jitter, crop, flips and colour are the recipe that segmentation has kept since DeepLab (https://arxiv.org/abs/1706.05587);
-argument names and defaults are timm's.
+Scale jitter, crop, flips and colour are the recipe that segmentation has kept since DeepLab
+(https://arxiv.org/abs/1706.05587); argument names and defaults are timm's.
 
 Own code stands only where v2 has none: a scale relative to each image's own size, colour jitter for other than one or
 three channels, and masks resized on the pixel centres that images are resized on.
