@@ -1,77 +1,312 @@
-"""Files of weights and checkpoints, read without running code from them."""
+"""Weights and checkpoints as files: read without running code from them, unwrapped by one rule, written whole.
+
+The rule: where a checkpoint holds a moving average of its weights, the average is taken, because it is what validation
+measured; `use_ema=False` takes the weights themselves. :func:`unwrap` applies it, for every place that reads weights.
+"""
 import argparse
 import os
 import pickle
-from collections.abc import Mapping
+import re
+import tarfile
+import textwrap
+import warnings
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
+import torch.nn as nn
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from timm.models import clean_state_dict
+from safetensors.torch import load_file, save_file
 
-__all__ = ['load_checkpoint_file', 'load_weights_file']
+from .errors import near_names
 
-WRAPPERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')  # timm's order: the moving average where there is one
+__all__ = [
+    'WeightsError', 'atomic_path', 'build_with_file', 'load_checkpoint_file', 'load_weights_file', 'one_line',
+    'save_weights', 'some', 'unwrap', 'without_prefix']
+
+AVERAGES = ('state_dict_ema', 'model_ema', 'ema_state_dict', 'ema')  # where training tools keep a moving average
+WRAPPERS = ('state_dict', 'model', 'model_state_dict')  # and the weights themselves
+SUFFIXES = ('.safetensors', '.pth', '.pt')  # of the files that are written
+AGAIN = 'The copy or download broke off: get the file again.'
+RESAVE = ('Where it was written, save only its weights, by safetensors.torch.save_file(model.state_dict(), path) or '
+          'torch.save(model.state_dict(), path).')
+
+
+class WeightsError(ValueError):
+    """Weights or a file of them that is refused; the text is one line: the rule, what was received, the remedy."""
+
+
+def some(names: Iterable[Any]) -> str:
+    """The first of many names, for an error message."""
+    names = [str(name) for name in names]
+    return ', '.join(names[:4]) + (', ...' if len(names) > 4 else '')
+
+
+def one_line(error: Exception) -> str:
+    """An error on one line: of torch's, which may fill pages, the first lines, shortened."""
+    if isinstance(error, WeightsError):
+        return str(error)  # is one line
+    lines = [textwrap.shorten(line, 200, placeholder=' ...') for line in str(error).splitlines() if line.strip()]
+    return ' '.join(lines[:3])
 
 
 def load_checkpoint_file(path: str | os.PathLike) -> dict[str, Any]:
     """Read a checkpoint as tensors and plain values; one that needs to run code is refused.
 
     Args:
-        path: A file written by torch.save, of a dict.
+        path: A file of a dict that torch.save wrote, or a safetensors file. The content tells them apart.
 
     Returns:
         Its content, with tensors on the CPU.
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: Not a checkpoint, or one that would run code.
+        WeightsError: A folder, or a file that is empty, damaged, of another kind, or in need of running code.
     """
+    name = os.fspath(path)
+    if os.path.isdir(path):
+        content = some(sorted(entry for entry in os.listdir(path) if os.path.isfile(os.path.join(path, entry))))
+        raise WeightsError(
+            f'Weights are read from a file, and {name!r} is a folder: name the file in it{content and f" ({content})"}.')
     if not os.path.isfile(path):
-        raise FileNotFoundError(f'There is no checkpoint {os.fspath(path)!r}.')
+        folder, file = os.path.split(os.path.abspath(path))
+        there = os.path.isdir(folder)
+        near = near_names(file, os.listdir(folder)) if there else f' There is no folder {folder!r} either.'
+        raise FileNotFoundError(f'There is no file {name!r}.{near or " Check the path."}')
+    with open(path, 'rb') as file:
+        head = file.read(4096)
+    if not head:
+        raise WeightsError(f'A file of weights must not be empty, and {name!r} is. {AGAIN}')
     try:
+        if head[8:9] == b'{':  # after the length of its header, in 8 bytes
+            return load_file(path)
         # timm's saver stores the arguments of the run in a namespace, which is plain data
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of the kind of file, which the error tells
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch's own text goes on to say how to run the code
-        raise ValueError(
-            f'A checkpoint must hold tensors and plain values alone, and {os.fspath(path)!r} does not: it holds code, '
-            'or is damaged, and nothing of it has run. A .safetensors file cannot hold code.') from error
-    except (RuntimeError, EOFError) as error:
-        text = next(iter(str(error).splitlines()), 'it is empty')
-        raise ValueError(f'{os.fspath(path)!r} is no checkpoint, or is damaged: {text}') from error
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # bytes of any kind end in an error of any kind
+        # not chained: torch's own text goes on to say how to run the code
+        raise WeightsError(f'{name!r} {_problem(name, head, error)}') from None
     if not isinstance(checkpoint, dict):
-        raise ValueError(f'A checkpoint must be a dict, {os.fspath(path)!r} is a {type(checkpoint).__name__}.')
+        raise WeightsError(
+            f'A checkpoint must be a dict, and {name!r} holds one value of the type {type(checkpoint).__name__}. '
+            f'{RESAVE}')
     return checkpoint
 
 
-def load_weights_file(path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """Read the weights of a file as timm does, taken out of a training checkpoint, with or without `module.`.
+def _problem(name: str, head: bytes, error: Exception) -> str:
+    # what a file is that cannot be read as weights, and what to do
+    start = head.lstrip().lower()
+    if start.startswith(b'version https://git-lfs'):
+        return 'is a pointer that Git LFS left in place of the file: run `git lfs pull` where it lies.'
+    if start.startswith((b'<!doctype', b'<html', b'<?xml')):
+        return 'is a web page and no file of weights: download the file itself, not the page that shows it.'
+    if all(byte >= 32 or byte in b'\t\n\r' for byte in head):
+        return 'is text and no file of weights: pass what torch.save or safetensors wrote.'
+    if name.endswith('.safetensors') or isinstance(error, SafetensorError):
+        return f'is no safetensors file, or is damaged ({one_line(error)}). {AGAIN}'
+    if head.startswith(b'PK'):
+        if not zipfile.is_zipfile(name):
+            return f'is damaged: its end is missing after {os.path.getsize(name)} bytes. {AGAIN}'
+        with zipfile.ZipFile(name) as archive:
+            files = {os.path.basename(file) for file in archive.namelist()}
+        if 'constants.pkl' in files:
+            return f'is a TorchScript program, and no file of weights. {RESAVE}'
+        if 'data.pkl' not in files:
+            return f'is a zip archive that torch.save did not write ({some(sorted(files))}): name a file of weights.'
+    elif head.strip(b'\0') and tarfile.is_tarfile(name):
+        return f"is a tar archive, which may be of torch's oldest format, and is not read: unpack it, or: {RESAVE}"
+    if isinstance(error, pickle.UnpicklingError):
+        # names of a file are not to be trusted with a terminal
+        found = some(dict.fromkeys(re.findall(r'GLOBAL ([\w.]{1,80})', str(error))))
+        return (f'must hold tensors and plain values only, and does not: it holds code{found and f" ({found})"}, or is '
+                f'damaged, and nothing of it has run. {RESAVE}')
+    return f'is no file of weights, or is damaged ({one_line(error)}). {AGAIN}'
+
+
+def unwrap(checkpoint: Mapping[str, Any], use_ema: bool = True) -> Mapping[str, Any]:
+    """The state dict in a checkpoint, however deep it lies under the names that training tools use.
+
+    A moving average ('state_dict_ema', 'model_ema', 'ema_state_dict', 'ema') goes before the weights ('state_dict',
+    'model', 'model_state_dict'), as the head of this file says. One that holds no tensors, such as an empty one, does
+    not count, and neither does an entry of such a name that is itself a tensor.
 
     Args:
-        path: A .safetensors file, or one written by torch.save.
+        checkpoint: A state dict, or a checkpoint with one.
+        use_ema: Whether a moving average is taken where there is one.
 
     Returns:
-        Tensors on the CPU by name; of a checkpoint with a moving average that one.
+        Entries by name, some of them tensors; the object that was found, unchanged.
+
+    Raises:
+        WeightsError: No mapping, or none that holds tensors by name.
+    """
+    if not isinstance(checkpoint, Mapping):
+        raise WeightsError(
+            f'A state dict maps names to tensors, got {type(checkpoint).__name__}. Pass what torch.load(path, '
+            'weights_only=True) or model.state_dict() returns.')
+    found = _find(checkpoint, (*AVERAGES, *WRAPPERS) if use_ema else WRAPPERS)
+    if found is None:
+        raise WeightsError(
+            f'Weights must be tensors by name, bare or under one of {", ".join((*AVERAGES, *WRAPPERS))}; got '
+            f'{f"a dict of {some(checkpoint)}" if checkpoint else "an empty dict"} without any. {RESAVE}')
+    return found
+
+
+def _find(value: Any, wrappers: tuple[str, ...]) -> Mapping[str, Any] | None:
+    if not isinstance(value, Mapping):
+        return None
+    for wrapper in wrappers:
+        found = _find(value.get(wrapper), wrappers)
+        if found is not None:
+            return found
+    is_state_dict = all(isinstance(key, str) for key in value) and any(
+        isinstance(entry, torch.Tensor) for entry in value.values())
+    return value if is_state_dict else None
+
+
+def without_prefix(state_dict: Mapping[str, Any], *layouts: Collection[str]) -> dict[str, Any]:
+    """The entries of a network without the prefix that a wrapper or a larger network puts before their names.
+
+    'module.' of DistributedDataParallel, '_orig_mod.' of torch.compile, 'model.' of a LightningModule, 'encoder.' of a
+    U-Net, and any others. A prefix goes only where nothing is lost or guessed: every entry has it, or the network is
+    complete under it, when the entries elsewhere are not the network's and are left out. Where two parts fit equally
+    well, such as a student and its teacher, both stay as they are.
+
+    Args:
+        state_dict: Entries by name, unchanged.
+        *layouts: The names that the network needs, in each of the layouts that it knows.
+
+    Returns:
+        A new dict, of the entries as they are where no prefix goes.
+    """
+    names = set().union(*layouts)
+    counts = Counter()
+    for key in state_dict:
+        starts = [0, *(match.end() for match in re.finditer(r'\.', key))]
+        counts.update(key[:start] for start in starts if key[start:] in names)
+    best = counts.most_common(2)
+    if not best or not best[0][0] or (len(best) > 1 and best[0][1] == best[1][1]):
+        return dict(state_dict)
+    prefix = best[0][0]
+    part = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+    is_safe = len(part) == len(state_dict) or any(all(name in part for name in layout) for layout in layouts)
+    return part if is_safe else dict(state_dict)
+
+
+def load_weights_file(path: str | os.PathLike, use_ema: bool = True) -> dict[str, torch.Tensor]:
+    """Read the weights of a file, taken out of a training checkpoint by :func:`unwrap`.
+
+    Args:
+        path: A safetensors file, or one that torch.save wrote.
+        use_ema: Whether the moving average is taken where the file holds one.
+
+    Returns:
+        Tensors on the CPU by name.
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: No weights, damaged, or in need of running code.
+        WeightsError: As :func:`load_checkpoint_file` and :func:`unwrap`, with the name of the file.
     """
-    if os.fspath(path).endswith('.safetensors'):
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f'There is no file {os.fspath(path)!r}.')
-        try:
-            weights = load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f'{os.fspath(path)!r} is no safetensors file, or is damaged: {error}') from error
-    else:
-        weights = load_checkpoint_file(path)
-    wrapped = [weights[key] for key in WRAPPERS if isinstance(weights.get(key), Mapping)]
-    weights = wrapped[0] if wrapped else weights
-    if not weights or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in weights.items()):
-        raise ValueError(
-            f'{os.fspath(path)!r} must hold tensors by name, bare or under one of {", ".join(WRAPPERS)}, and does not.')
-    return clean_state_dict(weights)
+    checkpoint = load_checkpoint_file(path)
+    try:
+        return dict(unwrap(checkpoint, use_ema))
+    except WeightsError as error:
+        raise WeightsError(f'{os.fspath(path)!r}: {error}') from error
+
+
+def build_with_file(
+        build: Callable[..., nn.Module],
+        *args: Any,
+        pretrained: bool,
+        pretrained_cfg_overlay: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+) -> nn.Module:
+    """timm's `create_model` or `build_model_with_cfg`, with a file of pretrained weights read by this file's rules.
+
+    Args:
+        build: The function, called with all other arguments.
+        *args: Its arguments by position.
+        pretrained: Whether the weights are loaded.
+        pretrained_cfg_overlay: timm's; its 'file' is read here, and goes before weights of the Hub.
+        **kwargs: Its further arguments.
+
+    Returns:
+        The model.
+
+    Raises:
+        FileNotFoundError: No such file.
+        WeightsError: As :func:`load_weights_file`, or for weights that do not fit the model.
+    """
+    overlay = dict(pretrained_cfg_overlay or {})
+    path = overlay.get('file')
+    if path and pretrained:
+        # timm takes weights given as such; a source names another place for them
+        overlay.update(state_dict=load_weights_file(path), source=None)
+    try:
+        model = build(*args, pretrained=pretrained, pretrained_cfg_overlay=overlay, **kwargs)
+    except (RuntimeError, WeightsError) as error:
+        is_theirs = str(error).startswith(('Error(s) in loading state_dict', 'Pretrained '))  # torch's, timm's
+        if not path or not (is_theirs or isinstance(error, WeightsError)):
+            raise
+        raise WeightsError(f'{os.fspath(path)!r}: {one_line(error)}') from error
+    for module in model.modules():
+        getattr(module, 'pretrained_cfg', {}).pop('state_dict', None)  # nothing holds on to them
+    return model
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[str]:
+    """A name to write under, in the folder of `path`, which becomes `path` when the block ends without an error.
+
+    So `path` is written whole or not at all, even where the machine stops. After an error nothing is left behind.
+
+    Args:
+        path: The file to write; an existing one is replaced, and a link stays and what it points to is replaced.
+
+    Raises:
+        FileNotFoundError: The folder does not exist.
+        ValueError: `path` is a folder.
+    """
+    folder, name = os.path.split(os.path.realpath(path))
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f'There is no folder {folder!r} to write {name!r} in: create it first.')
+    target = os.path.join(folder, name)
+    if os.path.isdir(target):
+        raise ValueError(f'A file is to be written, and {os.fspath(path)!r} is a folder: name a file in it.')
+    part = os.path.join(folder, f'.{os.getpid()}-{name}')  # ends as `path` does, for writers that go by the ending
+    try:
+        yield part
+        with open(part, 'rb') as file:
+            os.fsync(file.fileno())  # on the disk before the name points to it
+        os.replace(part, target)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(part)
+
+
+def save_weights(path: str | os.PathLike, state_dict: Mapping[str, torch.Tensor]) -> None:
+    """Write a state dict whole or not at all, in the format that the ending of the name tells.
+
+    Args:
+        path: Ends in .safetensors, or in .pth or .pt for torch.save.
+        state_dict: Tensors by name, of any device.
+
+    Raises:
+        FileNotFoundError: The folder does not exist.
+        ValueError: Another ending, or a folder.
+    """
+    if not os.fspath(path).endswith(SUFFIXES):
+        raise ValueError(f'The name of a file of weights must end in {", ".join(SUFFIXES)}, got {os.fspath(path)!r}.')
+    # a copy each, since safetensors takes no two tensors of one memory, and torch.save would write all of a view's
+    state_dict = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in state_dict.items()}
+    with atomic_path(path) as part:
+        if part.endswith('.safetensors'):
+            save_file(state_dict, part, metadata={'format': 'pt'})
+        else:
+            torch.save(state_dict, part)

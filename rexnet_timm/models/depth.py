@@ -11,6 +11,7 @@ import torch
 import torch.nn as nn
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
+from ..files import build_with_file
 from . import rexnetv1
 from .unet import MultiScaleUnet, encoder_filter_fn, unet_cfg
 
@@ -73,15 +74,14 @@ class ReXDepth(nn.Module):
         """Recompute the encoder's activations in the backward pass instead of storing them."""
         self.unet.set_grad_checkpointing(enable)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], **kwargs: Any) -> Any:
-        """Load a checkpoint trained with any scales, as `MultiScaleUnet` does."""
-        state_dict = {key.removeprefix('unet.'): value for key, value in state_dict.items()}
-        return self.unet.load_state_dict(state_dict, **kwargs)
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load a checkpoint trained with any scales, as `MultiScaleUnet` does, or the checkpoint of one."""
+        result = self.unet.load_state_dict(state_dict, strict, assign)  # which finds itself under 'unet.'
+        return result._replace(missing_keys=[f'unet.{key}' for key in result.missing_keys])
 
 
-def _filter_fn(state_dict: dict[str, Any], model: ReXDepth) -> dict[str, Any]:
+def _filter_fn(state_dict: Mapping[str, Any], model: ReXDepth) -> dict[str, Any]:
     """Turn a backbone's published weights into those of the encoder; a depth network's own pass unchanged."""
-    state_dict = {key.removeprefix('unet.'): value for key, value in state_dict.items()}
     return {f'unet.{key}': value for key, value in encoder_filter_fn(state_dict, model.unet).items()}
 
 
@@ -96,8 +96,9 @@ def _create_depth(variant: str, pretrained: bool, **kwargs: Any) -> ReXDepth:
                 'leave it out, and train on depth (--dataset synthetic-depth), not on masks.')
         return ReXDepth(in_channels=in_chans, **model_kwargs)
 
-    return build_model_with_cfg(
-        build, variant, pretrained, pretrained_filter_fn=_filter_fn, pretrained_strict=False, **kwargs)
+    return build_with_file(
+        build_model_with_cfg, build, variant, pretrained=pretrained, pretrained_filter_fn=_filter_fn,
+        pretrained_strict=False, **kwargs)
 
 
 default_cfgs = generate_default_cfgs({

@@ -4,15 +4,17 @@ NAVER's layout is that of https://github.com/clovaai/rexnet (MIT license): one f
 with the stem's layers, one Sequential `out` a block, and 1x1 convs in `output`. The map between the two is read off the
 modules of the model at hand, so that it holds for every width, depth and head.
 """
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping
+from typing import Any
 
-from timm.models import clean_state_dict
+import torch
+import torch.nn as nn
 
-if TYPE_CHECKING:
-    from .rexnetv1 import ReXNetV1
+from ..files import WeightsError, some, unwrap, without_prefix
 
-__all__ = ['check_shapes', 'checkpoint_filter_fn', 'naver_to_timm', 'timm_to_naver', 'to_timm_layout']
+__all__ = [
+    'check_finite', 'check_names', 'check_shapes', 'checkpoint_filter_fn', 'naver_to_timm', 'needed_names',
+    'timm_to_naver', 'to_timm_layout']
 
 FINAL_CHS = 1280  # channels of the final 1x1 conv at width_mult 1.0
 CLASSIFIER_KEYS = ('head.fc.weight', 'head.fc.bias')
@@ -29,61 +31,70 @@ def _rename(state_dict: Mapping[str, Any], names: Mapping[str, str], linear: boo
     return renamed
 
 
-def _some(names: list[str]) -> str:
-    return ', '.join(names[:4]) + (', ...' if len(names) > 4 else '')
+def needed_names(module: nn.Module) -> list[str]:
+    """The names that a state dict of a module must have; torch fills in counters, which old files lack."""
+    return [key for key in module.state_dict() if not key.endswith('num_batches_tracked')]
 
 
 def to_timm_layout(
         state_dict: Mapping[str, Any],
-        model: 'ReXNetV1',
+        model: nn.Module,
         strict: bool = True,
         partial: bool = False,
 ) -> dict[str, Any]:
-    """A new state dict of `model` in timm's layout, from timm's or NAVER's, unwrapped as :func:`checkpoint_filter_fn`.
+    """A new state dict of `model` in timm's layout, from timm's or NAVER's, taken out of a checkpoint by
+    :func:`rexnet_timm.files.unwrap` and :func:`rexnet_timm.files.without_prefix`.
 
     Args:
-        state_dict: Entries by name.
-        model: The network it is for.
+        state_dict: Entries by name, or a checkpoint with them.
+        model: The network it is for, with the `naver_keys` of :class:`ReXNetV1`.
         strict: Refuse missing and unknown entries; otherwise unknown ones stay under their name.
         partial: The classifier may be missing, and entries of the whole network that `model` went without may be there.
 
     Raises:
-        ValueError: With the number and the first names of what is missing or unknown, and what would load.
+        WeightsError: With the number and the first names of what is missing or unknown, and what would load.
     """
-    for wrapper in ('state_dict', 'model'):
-        if isinstance(state_dict, Mapping) and isinstance(state_dict.get(wrapper), Mapping):
-            state_dict = state_dict[wrapper]
-    if not isinstance(state_dict, Mapping) or not all(isinstance(key, str) for key in state_dict):
-        raise ValueError(
-            f'A state dict maps names to tensors, got {type(state_dict).__name__}. Pass what torch.load(path, '
-            'weights_only=True) or model.state_dict() returns.')
-    state_dict = clean_state_dict(state_dict)
-    layout, own = model.naver_keys(), model.state_dict()
+    layout = model.naver_keys()
     to_timm = {theirs: ours for ours, theirs in layout.items()}
-    timm_keys = [key for key in state_dict if key in layout]
-    naver_keys = [key for key in state_dict if key in to_timm]
-    is_naver = len(naver_keys) > len(timm_keys)
-
-    # torch fills in num_batches_tracked, which old files lack
-    required = [key for key in own if not key.endswith('num_batches_tracked')]
-    required = [key for key in required if not (partial and key in CLASSIFIER_KEYS)]
-    required = [layout.get(key, key) for key in required] if is_naver else required
-    missing = [key for key in required if key not in state_dict]
-    allowed = layout if partial else own
-    unknown = [key for key in state_dict if (to_timm.get(key, key) if is_naver else key) not in allowed]
-    mixed = bool(timm_keys and naver_keys)
-    if mixed or not (timm_keys or naver_keys) or (strict and (missing or unknown)):
-        problem = "mixes timm's layout and NAVER's" if mixed else 'does not fit'
-        raise ValueError(
-            f'The state dict {problem}: {len(missing)} of the {len(required)} entries that {type(model).__name__} '
-            f'needs are missing ({_some(missing)}), {len(unknown)} are not its own ({_some(unknown)}). What loads is '
-            "timm's layout (stem.conv.weight, ...) or NAVER's (features.0.weight, ...), not both, of a network with "
-            'the same width_mult, depth_mult and head; strict=False loads what fits of one layout.')
-    return _rename(state_dict, to_timm, linear=True) if is_naver else dict(state_dict)
+    needed = [key for key in needed_names(model) if not (partial and key in CLASSIFIER_KEYS)]
+    needed_theirs = [layout.get(key, key) for key in needed]
+    state_dict = without_prefix(unwrap(state_dict), needed, needed_theirs)
+    num_timm, num_naver = (sum(key in names for key in state_dict) for names in (layout, to_timm))
+    is_naver = num_naver > num_timm
+    allowed = layout if partial else model.state_dict()
+    check_names(
+        state_dict, needed_theirs if is_naver else needed,
+        {layout.get(key, key) for key in allowed} if is_naver else allowed, type(model).__name__, strict,
+        "What loads is timm's layout (stem.conv.weight, ...) or NAVER's (features.0.weight, ...), not both, of a "
+        'network with the same width_mult, depth_mult and head; strict=False loads what fits of one layout.',
+        problem="mixes timm's layout and NAVER's" if num_timm and num_naver else '')
+    return _rename(state_dict, to_timm, linear=True) if is_naver else state_dict
 
 
-def check_shapes(state_dict: Mapping[str, Any], model: 'ReXNetV1') -> None:
-    """Raise ValueError if an entry of a state dict in timm's layout has another shape than in `model`."""
+def check_names(
+        state_dict: Mapping[str, Any],
+        needed: Collection[str],
+        allowed: Collection[str],
+        owner: str,
+        strict: bool,
+        remedy: str,
+        problem: str = '',
+) -> None:
+    """Refuse a state dict of which nothing is `owner`'s or, when strict, that lacks entries or has unknown ones.
+
+    Raises:
+        WeightsError: With the number and the first names of what is missing or unknown. Also for a `problem`.
+    """
+    missing = [key for key in needed if key not in state_dict]
+    unknown = [key for key in state_dict if key not in allowed]
+    if problem or len(unknown) == len(state_dict) or (strict and (missing or unknown)):
+        raise WeightsError(
+            f'The state dict {problem or "does not fit"}: {len(missing)} of the {len(needed)} entries that {owner} '
+            f'needs are missing ({some(missing)}), {len(unknown)} are not its own ({some(unknown)}). {remedy}')
+
+
+def check_shapes(state_dict: Mapping[str, Any], model: nn.Module) -> None:
+    """Raise WeightsError if an entry of a state dict, in `model`'s own names, has another shape than in `model`."""
     own = model.state_dict()
     wrong = [key for key in own if key in state_dict and getattr(state_dict[key], 'shape', None) != own[key].shape]
     if not wrong:
@@ -95,18 +106,35 @@ def check_shapes(state_dict: Mapping[str, Any], model: 'ReXNetV1') -> None:
         if name.startswith('features.') and name.endswith('.conv.weight') and name.count('.') == 3]
     another_width = final and any(name.startswith('features.') for name in wrong)
     width = f' Its final conv suggests width_mult={final[0].shape[0] / FINAL_CHS:g}.' if another_width else ''
-    raise ValueError(
-        f'{len(wrong)} of {len(own)} entries have another shape than {type(model).__name__} needs: {_some(wrong)}; '
+    raise WeightsError(
+        f'{len(wrong)} of {len(own)} entries have another shape than {type(model).__name__} needs: {some(wrong)}; '
         f'{key} is {tuple(getattr(state_dict[key], "shape", ()))}, needed is {tuple(own[key].shape)}.{width} Build the '
         'model with the width_mult, ch_div, in_chans and num_classes of the file.')
 
 
-def naver_to_timm(state_dict: Mapping[str, Any], model: 'ReXNetV1') -> dict[str, Any]:
+def check_finite(state_dict: Mapping[str, Any], names: Collection[str]) -> None:
+    """Raise WeightsError if an entry of `names` holds NaN or infinite values."""
+    values = {key: state_dict[key] for key in names if key in state_dict}
+    wrong = [key for key, value in values.items() if _is_broken(value)]
+    if wrong:
+        raise WeightsError(
+            f'Weights must be finite numbers, and {len(wrong)} of {len(values)} entries hold NaN or infinite ones '
+            f'({some(wrong)}): the training that wrote them diverged. Take a checkpoint from before that.')
+
+
+def _is_broken(value: Any) -> bool:
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.is_meta:
+        return False
+    value = value.float() if value.element_size() < 4 else value  # torch compares no floats of 8 bits
+    return not bool(value.isfinite().all())
+
+
+def naver_to_timm(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     """NAVER's layout in timm's, values unchanged; `model` gives the structure. ValueError for what is not NAVER's."""
     return _convert(state_dict, {theirs: ours for ours, theirs in model.naver_keys().items()}, 'NAVER', True)
 
 
-def timm_to_naver(state_dict: Mapping[str, Any], model: 'ReXNetV1') -> dict[str, Any]:
+def timm_to_naver(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     """timm's layout in NAVER's, values unchanged; `model` gives the structure. ValueError for what is not timm's."""
     return _convert(state_dict, model.naver_keys(), 'timm', False)
 
@@ -114,16 +142,15 @@ def timm_to_naver(state_dict: Mapping[str, Any], model: 'ReXNetV1') -> dict[str,
 def _convert(state_dict: Mapping[str, Any], names: Mapping[str, str], layout: str, linear: bool) -> dict[str, Any]:
     unknown = [key for key in state_dict if key not in names]
     if unknown:
-        raise ValueError(
+        raise WeightsError(
             f"Every entry must be in {layout}'s layout of this model; {len(unknown)} of {len(state_dict)} are not: "
-            f'{_some(unknown)}. Build the model with the width_mult and depth_mult of the file.')
+            f'{some(unknown)}. Build the model with the width_mult and depth_mult of the file.')
     return _rename(state_dict, names, linear)
 
 
-def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: 'ReXNetV1') -> dict[str, Any]:
+def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     """timm's `pretrained_filter_fn`: a checkpoint of the whole network in timm's layout, ready for timm to adapt.
 
-    Takes timm's or NAVER's layout, bare or under 'state_dict' or 'model', with or without `module.` before the names.
-    The classifier and shapes may differ, since timm adapts them. ValueError as :func:`to_timm_layout`.
+    Takes and refuses what :func:`to_timm_layout` does. The classifier and shapes may differ, since timm adapts them.
     """
     return to_timm_layout(state_dict, model, partial=True)

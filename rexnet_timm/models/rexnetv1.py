@@ -25,10 +25,12 @@ from timm.layers import ClassifierHead, ConvNormAct, SelectAdaptivePool2d
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.rexnet import RexNet
 
+from ..files import build_with_file
 from .bottleneck import convert_lean
 from .layout import (
     CLASSIFIER_KEYS,
     FINAL_CHS,
+    check_finite,
     check_shapes,
     checkpoint_filter_fn,
     naver_to_timm,
@@ -193,14 +195,16 @@ class ReXNetV1(RexNet):
         return {key: f'{names[module]}.{entry}' for key, (module, _, entry) in keys.items() if module in names}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
-        """As torch's, for timm's layout and NAVER's, also wrapped as :func:`checkpoint_filter_fn` says.
+        """As torch's, for timm's layout and NAVER's, also in a checkpoint, as :func:`to_timm_layout` says.
 
         Raises:
-            ValueError: If both layouts are mixed, no entry is known, an entry has another shape, or, when strict,
-                entries are missing or unknown. `state_dict` is never changed.
+            WeightsError: A ValueError, if both layouts are mixed, no entry is known, an entry has another shape, NaN or
+                infinite values, or, when strict, entries are missing or unknown. Nothing has been loaded then.
+                `state_dict` is never changed.
         """
         state_dict = to_timm_layout(state_dict, self, strict=strict)
         check_shapes(state_dict, self)
+        check_finite(state_dict, self.state_dict())
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
 
@@ -235,8 +239,8 @@ class ReXNetV1Lite(ReXNetV1):
 
 def _create_rexnetv1(variant: str, pretrained: bool, **kwargs) -> ReXNetV1:
     model_cls, model_args = model_cfgs[variant]
-    return build_model_with_cfg(
-        model_cls, variant, pretrained, feature_cfg=dict(flatten_sequential=True),
+    return build_with_file(
+        build_model_with_cfg, model_cls, variant, pretrained=pretrained, feature_cfg=dict(flatten_sequential=True),
         pretrained_filter_fn=checkpoint_filter_fn, **{**model_args, **kwargs})
 
 

@@ -11,23 +11,26 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pickle import UnpicklingError
 from typing import Any
 
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn as nn
 from huggingface_hub import ModelCard
+from safetensors import SafetensorError
 from segmentation_models_pytorch.base import SegmentationModel
 from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
 from segmentation_models_pytorch.base.modules import Activation
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
+from ..files import WeightsError, build_with_file, one_line, unwrap, without_prefix
 from ..grid import scale_size
 from . import rexnetv1
 from .any_encoder import create_encoder, fixed_input_size
 from .card import create_model_card
 from .decoder import AdditiveDecoder, create_decoder, resize
-from .layout import check_shapes
+from .layout import check_finite, check_names, check_shapes, needed_names
 
 _logger = logging.getLogger(__name__)
 
@@ -277,34 +280,55 @@ class MultiScaleUnet(SegmentationModel):
         and `training`, as :func:`create_model_card` takes them."""
         return create_model_card(self, *args, **kwargs)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], **kwargs: Any) -> Any:
-        """Load a checkpoint trained with any scales, or, with the unet decoder, one of `smp.Unet`.
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **kwargs: Any) -> 'MultiScaleUnet':
+        # the Hub's own way to change how a saved model is read: its errors do not name the place
+        try:
+            return super()._from_pretrained(model_id=model_id, **kwargs)
+        except (RuntimeError, SafetensorError, UnpicklingError, WeightsError) as error:
+            raise WeightsError(f'The weights of {model_id!r} do not load: {one_line(error)}') from error
 
-        Heads that this model does not have are left out. Heads that the checkpoint does not have keep their values,
-        with a warning, but for the finest one, which makes the output.
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load a checkpoint trained with any scales, or, with the unet decoder, one of `smp.Unet`; as torch's.
+
+        The state dict may lie in a checkpoint, as :func:`rexnet_timm.files.unwrap` and
+        :func:`rexnet_timm.files.without_prefix` say. Heads that this model does not have are left out. Heads that the
+        checkpoint does not have keep their values, with a warning, except for the finest one, which makes the output.
+        If not strict, entries of another shape are left out, with SMP's warning.
 
         Raises:
-            ValueError: A checkpoint of an SMP model for a model with the additive decoder.
-            RuntimeError: Other missing or unexpected entries, as torch's.
+            WeightsError: A ValueError, for a checkpoint of an SMP model for a model with the additive decoder, if
+                nothing fits, for NaN or infinite values, or, when strict, for missing or unknown entries and other
+                shapes. Nothing has been loaded then. `state_dict` is never changed.
         """
-        if any(key.startswith('segmentation_head.') for key in state_dict):
+        own, heads, finest = self.state_dict(), 'heads.', f'heads.{self.scales[0]}.'
+        needed = [key for key in needed_names(self) if not key.startswith(heads) or key.startswith(finest)]
+        smp_head = 'segmentation_head.'
+        smp_names = [key.replace(finest, smp_head, 1) for key in needed]
+        state_dict = without_prefix(unwrap(state_dict), needed, smp_names)
+        if any(key.startswith(smp_head) for key in state_dict):
             if isinstance(self.decoder, AdditiveDecoder):
-                raise ValueError(
+                raise WeightsError(
                     "The checkpoint has a segmentation_head, as SMP's models have, and this decoder is the additive "
                     "one: build the model with decoder_type='unet' to load the weights of smp.Unet.")
-            state_dict = {key.replace('segmentation_head.', 'heads.0.', 1): value for key, value in state_dict.items()}
+            state_dict = {key.replace(smp_head, 'heads.0.', 1): value for key, value in state_dict.items()}
+        has_heads = any(key.startswith(heads) for key in state_dict)  # weights of an encoder have none
         state_dict = {
             key: value for key, value in state_dict.items()
-            if not key.startswith('heads.') or key.split('.')[1] in self.heads
-        }
-        auxiliary = {
-            key: value for key, value in self.state_dict().items()
-            if key.startswith('heads.') and key.split('.')[1] != str(self.scales[0]) and key not in state_dict
-        }
-        if auxiliary and any(key.startswith('heads.') for key in state_dict):  # not for weights of an encoder alone
-            fresh = sorted({int(key.split('.')[1]) for key in auxiliary})
-            _logger.warning('The checkpoint has no heads for scales %s: they keep their present weights.', fresh)
-        return super().load_state_dict({**state_dict, **auxiliary}, **kwargs)
+            if not key.startswith(heads) or key.split('.')[1] in self.heads}
+        check_names(
+            state_dict, needed, own, type(self).__name__, strict,
+            'Build the model with the encoder_name, decoder_type and scales of the file; load_encoder_weights('
+            'model.encoder, path) takes the weights of an encoder or backbone.')
+        if strict:
+            check_shapes(state_dict, self)
+        check_finite(state_dict, own)
+        fresh = {key: own[key] for key in own if has_heads and key.startswith(heads) and not key.startswith(finest)}
+        fresh = {key: value for key, value in fresh.items() if key not in state_dict}
+        if fresh:
+            scales = sorted({int(key.split('.')[1]) for key in fresh})
+            _logger.warning('The checkpoint has no heads for scales %s: they keep their present weights.', scales)
+        return super().load_state_dict({**state_dict, **fresh}, strict=strict, assign=assign)
 
 
 def _confidence(logits: torch.Tensor) -> torch.Tensor:
@@ -335,17 +359,19 @@ def unet_name(backbone: str) -> str:
     return f'{family}_unet{width}'
 
 
-def encoder_filter_fn(state_dict: dict[str, Any], model: MultiScaleUnet) -> dict[str, Any]:
+def encoder_filter_fn(state_dict: Mapping[str, Any], model: MultiScaleUnet) -> dict[str, Any]:
     """Turn a backbone's published weights into those of the U-Net's encoder; a U-Net's own pass unchanged."""
     prefix = 'encoder.'
-    weights = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+    kept = model.encoder.state_dict().keys()
+    state_dict = unwrap(state_dict)
+    inside = without_prefix(state_dict, needed_names(model))
+    weights = {key.removeprefix(prefix): value for key, value in inside.items() if key.startswith(prefix)}
     if not weights:
-        kept = model.encoder.state_dict().keys()
         weights = rexnetv1.checkpoint_filter_fn(state_dict, model.encoder)
-        state_dict = {f'{prefix}{key}': value for key, value in weights.items() if key in kept}
+        inside = {f'{prefix}{key}': value for key, value in weights.items() if key in kept}
     # SMP would leave out what has another shape, which is nearly all of another width; timm adapts the first conv
     check_shapes({key: value for key, value in weights.items() if key != 'stem.conv.weight'}, model.encoder)
-    return state_dict
+    return inside
 
 
 def _create_unet(variant: str, encoder_name: str, pretrained: bool, **kwargs: Any) -> MultiScaleUnet:
@@ -355,8 +381,9 @@ def _create_unet(variant: str, encoder_name: str, pretrained: bool, **kwargs: An
     def build(num_classes: int = 1, in_chans: int = 3, **model_kwargs: Any) -> MultiScaleUnet:
         return MultiScaleUnet(encoder_name, classes=num_classes, in_channels=in_chans, **model_kwargs)
 
-    return build_model_with_cfg(
-        build, variant, pretrained, pretrained_filter_fn=encoder_filter_fn, pretrained_strict=False, **kwargs)
+    return build_with_file(
+        build_model_with_cfg, build, variant, pretrained=pretrained, pretrained_filter_fn=encoder_filter_fn,
+        pretrained_strict=False, **kwargs)
 
 
 def unet_cfg(backbone_cfg: Any, prefix: str = 'encoder.') -> Any:
