@@ -24,12 +24,15 @@ from safetensors.torch import load_file, save_file
 from .errors import near_names
 
 __all__ = [
-    'WeightsError', 'atomic_path', 'build_with_file', 'load_checkpoint_file', 'load_weights_file', 'one_line',
-    'save_weights', 'some', 'unwrap', 'without_prefix']
+    'ENCODER_DOOR', 'PRETRAINED_DOOR', 'WeightsError', 'atomic_path', 'build_with_file', 'concerns_weights',
+    'load_checkpoint_file', 'load_weights_file', 'one_line', 'save_weights', 'some', 'unwrap', 'without_prefix']
 
 AVERAGES = ('state_dict_ema', 'model_ema', 'ema_state_dict', 'ema')  # where training tools keep a moving average
 WRAPPERS = ('state_dict', 'model', 'model_state_dict')  # and the weights themselves
 SUFFIXES = ('.safetensors', '.pth', '.pt')  # of the files that are written
+# Ways to take part of a file, as errors name them; the command line has a flag for each.
+ENCODER_DOOR = 'load_encoder_weights(encoder, path)'
+PRETRAINED_DOOR = 'pretrained=True and pretrained_cfg_overlay=dict(file=path, num_classes=-1)'
 AGAIN = 'The copy or download broke off: get the file again.'
 RESAVE = ('Where it was written, save only its weights, by safetensors.torch.save_file(model.state_dict(), path) or '
           'torch.save(model.state_dict(), path).')
@@ -46,11 +49,23 @@ def some(names: Iterable[Any]) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """An error on one line: of torch's, which may fill pages, the first lines, shortened."""
+    """What is wrong with weights, on one line: of torch's errors, which may fill pages, the first lines, shortened."""
     if isinstance(error, WeightsError):
-        return str(error)  # is one line
+        return str(error)
+    if isinstance(error, pickle.UnpicklingError):
+        # torch's text goes on to say how to run the code, and names of a file are not to be trusted with a terminal
+        found = some(dict.fromkeys(re.findall(r'GLOBAL ([\w.]{1,80})', str(error))))
+        return f'it holds code{found and f" ({found})"}, or is damaged, and nothing of it has run'
     lines = [textwrap.shorten(line, 200, placeholder=' ...') for line in str(error).splitlines() if line.strip()]
     return ' '.join(lines[:3])
+
+
+def concerns_weights(error: Exception) -> bool:
+    """Whether an error, ours, torch's, timm's or safetensors', is about weights and their file; others pass through."""
+    if isinstance(error, (WeightsError, SafetensorError, pickle.UnpicklingError)):
+        return True
+    starts = ('Error(s) in loading state_dict', 'Pretrained ', 'PytorchStreamReader')
+    return isinstance(error, RuntimeError) and str(error).startswith(starts)
 
 
 def load_checkpoint_file(path: str | os.PathLike) -> dict[str, Any]:
@@ -68,9 +83,9 @@ def load_checkpoint_file(path: str | os.PathLike) -> dict[str, Any]:
     """
     name = os.fspath(path)
     if os.path.isdir(path):
-        content = some(sorted(entry for entry in os.listdir(path) if os.path.isfile(os.path.join(path, entry))))
+        files = sorted(entry for entry in os.listdir(path) if os.path.isfile(os.path.join(path, entry)))
         raise WeightsError(
-            f'Weights are read from a file, and {name!r} is a folder: name the file in it{content and f" ({content})"}.')
+            f'Weights are read from a file, and {name!r} is a folder: name the file in it ({some(files) or "none"}).')
     if not os.path.isfile(path):
         folder, file = os.path.split(os.path.abspath(path))
         there = os.path.isdir(folder)
@@ -90,7 +105,6 @@ def load_checkpoint_file(path: str | os.PathLike) -> dict[str, Any]:
     except (MemoryError, OSError):
         raise
     except Exception as error:  # bytes of any kind end in an error of any kind
-        # not chained: torch's own text goes on to say how to run the code
         raise WeightsError(f'{name!r} {_problem(name, head, error)}') from None
     if not isinstance(checkpoint, dict):
         raise WeightsError(
@@ -122,15 +136,12 @@ def _problem(name: str, head: bytes, error: Exception) -> str:
     elif head.strip(b'\0') and tarfile.is_tarfile(name):
         return f"is a tar archive, which may be of torch's oldest format, and is not read: unpack it, or: {RESAVE}"
     if isinstance(error, pickle.UnpicklingError):
-        # names of a file are not to be trusted with a terminal
-        found = some(dict.fromkeys(re.findall(r'GLOBAL ([\w.]{1,80})', str(error))))
-        return (f'must hold tensors and plain values only, and does not: it holds code{found and f" ({found})"}, or is '
-                f'damaged, and nothing of it has run. {RESAVE}')
+        return f'must hold tensors and plain values only, and does not: {one_line(error)}. {RESAVE}'
     return f'is no file of weights, or is damaged ({one_line(error)}). {AGAIN}'
 
 
 def unwrap(checkpoint: Mapping[str, Any], use_ema: bool = True) -> Mapping[str, Any]:
-    """The state dict in a checkpoint, however deep it lies under the names that training tools use.
+    """The state dict in a checkpoint, under the names that training tools use, one in another or bare.
 
     A moving average ('state_dict_ema', 'model_ema', 'ema_state_dict', 'ema') goes before the weights ('state_dict',
     'model', 'model_state_dict'), as the head of this file says. One that holds no tensors, such as an empty one, does
@@ -154,15 +165,16 @@ def unwrap(checkpoint: Mapping[str, Any], use_ema: bool = True) -> Mapping[str, 
     if found is None:
         raise WeightsError(
             f'Weights must be tensors by name, bare or under one of {", ".join((*AVERAGES, *WRAPPERS))}; got '
-            f'{f"a dict of {some(checkpoint)}" if checkpoint else "an empty dict"} without any. {RESAVE}')
+            f'{f"a dict of {some(checkpoint)}" if checkpoint else "an empty dict"} without any. '
+            'Pass what model.state_dict() returned, bare or in a checkpoint.')
     return found
 
 
-def _find(value: Any, wrappers: tuple[str, ...]) -> Mapping[str, Any] | None:
-    if not isinstance(value, Mapping):
+def _find(value: Any, wrappers: tuple[str, ...], levels: int = 5) -> Mapping[str, Any] | None:
+    if not isinstance(value, Mapping) or not levels:  # a file may hold a dict that holds itself
         return None
     for wrapper in wrappers:
-        found = _find(value.get(wrapper), wrappers)
+        found = _find(value.get(wrapper), wrappers, levels - 1)
         if found is not None:
             return found
     is_state_dict = all(isinstance(key, str) for key in value) and any(
@@ -251,8 +263,7 @@ def build_with_file(
     try:
         model = build(*args, pretrained=pretrained, pretrained_cfg_overlay=overlay, **kwargs)
     except (RuntimeError, WeightsError) as error:
-        is_theirs = str(error).startswith(('Error(s) in loading state_dict', 'Pretrained '))  # torch's, timm's
-        if not path or not (is_theirs or isinstance(error, WeightsError)):
+        if not path or not concerns_weights(error):
             raise
         raise WeightsError(f'{os.fspath(path)!r}: {one_line(error)}') from error
     for module in model.modules():
@@ -282,7 +293,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[str]:
     part = os.path.join(folder, f'.{os.getpid()}-{name}')  # ends as `path` does, for writers that go by the ending
     try:
         yield part
-        with open(part, 'rb') as file:
+        with open(part, 'r+b') as file:
             os.fsync(file.fileno())  # on the disk before the name points to it
         os.replace(part, target)
     finally:

@@ -3,6 +3,7 @@ import argparse
 import logging
 import os
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -12,7 +13,6 @@ import torch.nn as nn
 from timm.data import Mixup, create_dataset, create_loader, resolve_data_config
 from timm.layers import convert_sync_batchnorm
 from timm.loss import create_classification_loss
-from timm.models import load_checkpoint
 from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.task import ClassificationTask, TrainingTask
 
@@ -26,9 +26,10 @@ from ..data import (
     create_segmentation_transform,
 )
 from ..errors import first_lines, near_names
+from ..files import ENCODER_DOOR, PRETRAINED_DOOR, WeightsError, build_with_file
 from ..models.any_encoder import check_encoder_name, check_encoder_weights
 from ..models.depth import ReXDepth
-from ..models.weights import load_encoder_weights
+from ..models.weights import load_encoder_weights, load_weights
 from ..training.depth_losses import MultiScaleDepthLoss
 from ..training.losses import MultiScaleLoss, create_segmentation_loss
 from ..training.tasks import DepthTask, SegmentationTask
@@ -89,7 +90,7 @@ def create_model(args: argparse.Namespace) -> nn.Module:
             known = [*timm.list_models(), *smp.MODEL_ARCHITECTURES_MAPPING]
             raise ValueError(
                 f'--model must be a model of timm or an architecture of SMP, got {name!r}.{near_names(name, known)}')
-        create = timm.create_model
+        create = partial(build_with_file, timm.create_model)
         given = {
             'model_name': name, 'pretrained': args.pretrained or bool(args.pretrained_path),
             'in_chans': args.in_chans, 'num_classes': args.num_classes, **given}  # timm leaves out what is None
@@ -122,11 +123,12 @@ def create_model(args: argparse.Namespace) -> nn.Module:
 
 def _load_weights(model: nn.Module, path: str) -> None:
     try:
-        load_checkpoint(model, path)  # timm's: any of its files, the moving average where there is one, no code run
-    except RuntimeError as error:
-        hint = ' --pretrained-path takes the weights of an encoder alone.' if kind_of(model) == 'segmentation' else ''
-        raise ValueError(
-            f'--initial-checkpoint {path!r} does not fit the model: {first_lines(error)}{hint}') from error
+        load_weights(model, path)
+    except WeightsError as error:
+        text = str(error)
+        for door in (ENCODER_DOOR, PRETRAINED_DOOR):
+            text = text.replace(door, '--pretrained-path')
+        raise ValueError(f'--initial-checkpoint {text}') from error
 
 
 def kind_of(model: nn.Module) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from ..files import WeightsError, some, unwrap, without_prefix
+from ..files import PRETRAINED_DOOR, WeightsError, some, unwrap, without_prefix
 
 __all__ = [
     'check_finite', 'check_names', 'check_shapes', 'checkpoint_filter_fn', 'naver_to_timm', 'needed_names',
@@ -103,13 +103,19 @@ def check_shapes(state_dict: Mapping[str, Any], model: nn.Module) -> None:
     # of the entries 'features.<last>.conv.weight' and 'features.<index>.conv_dw.conv.weight'
     final = [
         value for name, value in state_dict.items()
-        if name.startswith('features.') and name.endswith('.conv.weight') and name.count('.') == 3]
+        if name.startswith('features.') and name.endswith('.conv.weight') and name.count('.') == 3
+        and getattr(value, 'ndim', 0) == 4]
     another_width = final and any(name.startswith('features.') for name in wrong)
     width = f' Its final conv suggests width_mult={final[0].shape[0] / FINAL_CHS:g}.' if another_width else ''
+    classifier = state_dict.get(CLASSIFIER_KEYS[0])
+    has_other_classes = CLASSIFIER_KEYS[0] in wrong and getattr(classifier, 'ndim', 0) == 2
+    classes = f' Its classifier has {len(classifier)} classes.' if has_other_classes else ''
+    is_output = all(name in CLASSIFIER_KEYS or name.startswith('heads.') for name in wrong)
+    rest = f' To load all but these, create it with {PRETRAINED_DOOR}.' if is_output else ''
     raise WeightsError(
         f'{len(wrong)} of {len(own)} entries have another shape than {type(model).__name__} needs: {some(wrong)}; '
-        f'{key} is {tuple(getattr(state_dict[key], "shape", ()))}, needed is {tuple(own[key].shape)}.{width} Build the '
-        'model with the width_mult, ch_div, in_chans and num_classes of the file.')
+        f'{key} is {tuple(getattr(state_dict[key], "shape", ()))}, needed is {tuple(own[key].shape)}.{width}{classes} '
+        f'Build the model with the width_mult, ch_div, in_chans and num_classes of the file.{rest}')
 
 
 def check_finite(state_dict: Mapping[str, Any], names: Collection[str]) -> None:

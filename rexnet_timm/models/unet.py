@@ -11,20 +11,18 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pickle import UnpicklingError
 from typing import Any
 
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn as nn
 from huggingface_hub import ModelCard
-from safetensors import SafetensorError
 from segmentation_models_pytorch.base import SegmentationModel
 from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
 from segmentation_models_pytorch.base.modules import Activation
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
-from ..files import WeightsError, build_with_file, one_line, unwrap, without_prefix
+from ..files import ENCODER_DOOR, WeightsError, build_with_file, concerns_weights, one_line, unwrap, without_prefix
 from ..grid import scale_size
 from . import rexnetv1
 from .any_encoder import create_encoder, fixed_input_size
@@ -285,8 +283,10 @@ class MultiScaleUnet(SegmentationModel):
         # the Hub's own way to change how a saved model is read: its errors do not name the place
         try:
             return super()._from_pretrained(model_id=model_id, **kwargs)
-        except (RuntimeError, SafetensorError, UnpicklingError, WeightsError) as error:
-            raise WeightsError(f'The weights of {model_id!r} do not load: {one_line(error)}') from error
+        except Exception as error:
+            if not concerns_weights(error):
+                raise
+            raise WeightsError(f'The weights in {model_id!r} do not load: {one_line(error)}') from None
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load a checkpoint trained with any scales, or, with the unet decoder, one of `smp.Unet`; as torch's.
@@ -318,8 +318,8 @@ class MultiScaleUnet(SegmentationModel):
             if not key.startswith(heads) or key.split('.')[1] in self.heads}
         check_names(
             state_dict, needed, own, type(self).__name__, strict,
-            'Build the model with the encoder_name, decoder_type and scales of the file; load_encoder_weights('
-            'model.encoder, path) takes the weights of an encoder or backbone.')
+            'Build the model with the encoder_name, decoder_type and scales of the file; for the weights of an encoder '
+            f'or a backbone take {ENCODER_DOOR}.')
         if strict:
             check_shapes(state_dict, self)
         check_finite(state_dict, own)

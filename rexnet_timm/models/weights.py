@@ -12,7 +12,7 @@ import torch.nn as nn
 from timm.models import adapt_input_conv, load_state_dict_from_hf
 
 from ..errors import near_names
-from ..files import WeightsError, load_weights_file, one_line, some, without_prefix
+from ..files import ENCODER_DOOR, WeightsError, load_weights_file, one_line, some, without_prefix
 from .encoder import ReXNetEncoderMixin
 from .layout import FINAL_CHS, check_finite, check_names, check_shapes, needed_names, to_timm_layout
 from .rexnetv1 import ReXNetV1, ReXNetV1Lite
@@ -60,9 +60,10 @@ def _load(model: nn.Module, weights: Mapping[str, Any], strict: bool = True) -> 
     except RuntimeError as error:
         # not of this package, whose networks check for themselves. Only torch knows what others rename when they load
         # a state dict, and only afterwards is it sure that these names and shapes are at fault
+        encoder = f' For the weights of an encoder or a backbone take {ENCODER_DOOR}.' * hasattr(model, 'encoder')
         check_names(
             weights, needed, model.state_dict(), type(model).__name__, strict,
-            'Build the model with the arguments that the weights were trained with.')
+            f'Build the model with the arguments that the weights were trained with.{encoder}')
         check_shapes(weights, model)
         raise WeightsError(f'The weights do not fit {type(model).__name__}: {one_line(error)}') from error
 
@@ -71,8 +72,7 @@ def _description(weights: Mapping[str, Any]) -> str:
     # which network a file fits, as the last sentence of a refusal
     try:
         model_cls, arguments = _network_of(weights)
-        return (f' The file fits {model_cls.__name__}({", ".join(f"{k}={v}" for k, v in arguments.items())}): build '
-                'this network, or load_encoder_weights(model.encoder, path) into a network on top of it.')
+        return f' The file fits {model_cls.__name__}({", ".join(f"{k}={v}" for k, v in arguments.items())}).'
     except ValueError:
         pass
     heads = [value for key, value in weights.items() if getattr(value, 'ndim', 0) == 1 and (
@@ -100,9 +100,10 @@ def load_encoder_weights(encoder: nn.Module, source: str | os.PathLike) -> nn.Mo
     """
     is_ours = isinstance(encoder, ReXNetEncoderMixin)
     name = os.fspath(source)
-    if os.path.exists(source):
+    is_name = is_ours and (name.startswith(HUB_PREFIX) or timm.is_model(name.split('.')[0]))
+    if os.path.isfile(source) or (os.path.isdir(source) and not is_name):
         state_dict = load_weights_file(source)
-    elif is_ours and (name.startswith(HUB_PREFIX) or timm.is_model(name.split('.')[0])):
+    elif is_name:
         state_dict = load_state_dict_from_hf(_hub_id(name))
     elif is_ours:
         raise FileNotFoundError(
@@ -226,10 +227,12 @@ def _network_of(
     final = [
         value for key, value in state_dict.items()
         if key.startswith('features.') and key.endswith('.conv.weight') and key.count('.') == 3]
-    final_chs = final[0].shape[0] if final[0].ndim == 4 else 0
+    final_chs = final[0].shape[0] if getattr(final[0], 'ndim', 0) == 4 else 0
     reason = f'No width_mult gives {final_chs} channels.'
-    outputs = [value.shape[:1] for key, value in state_dict.items() if key.endswith('.conv_pwl.conv.weight')]
-    rounded = [ch_div for ch_div in (16, 8) if all(chs % ch_div == 0 for (chs,) in outputs)]
+    outputs = [
+        value.shape[0] for key, value in state_dict.items()
+        if key.endswith('.conv_pwl.conv.weight') and getattr(value, 'ndim', 0) == 4]
+    rounded = [ch_div for ch_div in (16, 8) if all(chs % ch_div == 0 for chs in outputs)]
     for ch_div in [8] if is_lite else [*rounded, 1]:
         for width in _widths(final_chs, ch_div, is_lite) if width_mult is None else [width_mult]:
             found = dict(width_mult=width, **arguments, **({} if is_lite or ch_div == 1 else {'ch_div': ch_div}))
