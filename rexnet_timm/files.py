@@ -43,8 +43,8 @@ class WeightsError(ValueError):
 
 
 def some(names: Iterable[Any]) -> str:
-    """The first of many names, for an error message."""
-    names = [str(name) for name in names]
+    """The first of many names, for an error message: one line, whatever a file holds for names."""
+    names = [text if text.isprintable() else ascii(text) for text in (str(name)[:100] for name in names)]
     return ', '.join(names[:4]) + (', ...' if len(names) > 4 else '')
 
 
@@ -52,9 +52,9 @@ def one_line(error: Exception) -> str:
     """What is wrong with weights, on one line: of torch's errors, which may fill pages, the first lines, shortened."""
     if isinstance(error, WeightsError):
         return str(error)
-    if isinstance(error, pickle.UnpicklingError):
-        # torch's text goes on to say how to run the code, and names of a file are not to be trusted with a terminal
-        found = some(dict.fromkeys(re.findall(r'GLOBAL ([\w.]{1,80})', str(error))))
+    if isinstance(error, pickle.UnpicklingError) or 'weights_only' in str(error):
+        # torch's text goes on to say how to run the code, which is not repeated
+        found = some(dict.fromkeys(re.findall(r'GLOBAL ([\w.]+)', str(error))))
         return f'it holds code{found and f" ({found})"}, or is damaged, and nothing of it has run'
     lines = [textwrap.shorten(line, 200, placeholder=' ...') for line in str(error).splitlines() if line.strip()]
     return ' '.join(lines[:3])
@@ -64,7 +64,7 @@ def concerns_weights(error: Exception) -> bool:
     """Whether an error, ours, torch's, timm's or safetensors', is about weights and their file; others pass through."""
     if isinstance(error, (WeightsError, SafetensorError, pickle.UnpicklingError)):
         return True
-    starts = ('Error(s) in loading state_dict', 'Pretrained ', 'PytorchStreamReader')
+    starts = ('Error(s) in loading state_dict', 'Pretrained ', 'PytorchStreamReader', 'Cannot use ``weights_only')
     return isinstance(error, RuntimeError) and str(error).startswith(starts)
 
 
@@ -123,7 +123,8 @@ def _problem(name: str, head: bytes, error: Exception) -> str:
     if all(byte >= 32 or byte in b'\t\n\r' for byte in head):
         return 'is text and no file of weights: pass what torch.save or safetensors wrote.'
     if name.endswith('.safetensors') or isinstance(error, SafetensorError):
-        return f'is no safetensors file, or is damaged ({one_line(error)}). {AGAIN}'
+        reason = f' ({some([error])})' if isinstance(error, SafetensorError) else ''
+        return f'is no safetensors file, or is damaged{reason}. {AGAIN}'
     if head.startswith(b'PK'):
         if not zipfile.is_zipfile(name):
             return f'is damaged: its end is missing after {os.path.getsize(name)} bytes. {AGAIN}'
@@ -137,7 +138,7 @@ def _problem(name: str, head: bytes, error: Exception) -> str:
         return f"is a tar archive, which may be of torch's oldest format, and is not read: unpack it, or: {RESAVE}"
     if isinstance(error, pickle.UnpicklingError):
         return f'must hold tensors and plain values only, and does not: {one_line(error)}. {RESAVE}'
-    return f'is no file of weights, or is damaged ({one_line(error)}). {AGAIN}'
+    return f'is no file of weights, or is damaged. {AGAIN}'
 
 
 def unwrap(checkpoint: Mapping[str, Any], use_ema: bool = True) -> Mapping[str, Any]:

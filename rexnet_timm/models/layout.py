@@ -108,7 +108,9 @@ def check_shapes(state_dict: Mapping[str, Any], model: nn.Module) -> None:
     another_width = final and any(name.startswith('features.') for name in wrong)
     width = f' Its final conv suggests width_mult={final[0].shape[0] / FINAL_CHS:g}.' if another_width else ''
     classifier = state_dict.get(CLASSIFIER_KEYS[0])
-    has_other_classes = CLASSIFIER_KEYS[0] in wrong and getattr(classifier, 'ndim', 0) == 2
+    has_other_classes = (
+        CLASSIFIER_KEYS[0] in wrong and getattr(classifier, 'ndim', 0) == 2
+        and len(classifier) != len(own[CLASSIFIER_KEYS[0]]))
     classes = f' Its classifier has {len(classifier)} classes.' if has_other_classes else ''
     is_output = all(name in CLASSIFIER_KEYS or name.startswith('heads.') for name in wrong)
     rest = f' To load all but these, create it with {PRETRAINED_DOOR}.' if is_output else ''

@@ -134,11 +134,11 @@ def test_foreign_files_are_refused(tmp_path, capsys):
     torch.save([1], source)
     assert 'must be a dict' in refused(capsys, source, target, '--to', 'timm')
     torch.save({'epoch': 3}, source)
-    assert 'must hold tensors by name, bare or under one of' in refused(capsys, source, target, '--to', 'timm')
+    assert 'must be tensors by name, bare or under one of' in refused(capsys, source, target, '--to', 'timm')
     for name in ('c.pth', 'c.safetensors'):
-        for content in (b'', b'nothing of use', b'PK\x03\x04'):
+        for content, text in ((b'', 'must not be empty'), (b'nothing of use', 'is text'), (b'PK\x03\x04', 'damaged')):
             (tmp_path / name).write_bytes(content)
-            assert 'damaged' in refused(capsys, tmp_path / name, target, '--to', 'timm')
+            assert text in refused(capsys, tmp_path / name, target, '--to', 'timm')
         assert 'There is no' in refused(capsys, tmp_path / f'no{name}', target, '--to', 'timm')
     torch.save(state_dict, source)
     assert "must end in one of .safetensors, .pth, .pt, got 'b.bin'" in refused(capsys, source, 'b.bin', '--to', 'timm')

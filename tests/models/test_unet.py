@@ -163,7 +163,7 @@ def test_a_checkpoint_loads_with_other_heads(caplog):
 
 def test_a_checkpoint_without_the_finest_head_is_refused():
     state_dict = {key: value for key, value in build().state_dict().items() if not key.startswith('heads.0')}
-    with pytest.raises(RuntimeError, match='heads.0.conv.weight'):
+    with pytest.raises(ValueError, match='missing .heads.0.conv.weight'):
         build().load_state_dict(state_dict)
 
 

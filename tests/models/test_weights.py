@@ -1,8 +1,16 @@
 """Weights from files, by every way in; files that carry code; how images are prepared for a name."""
 import argparse
 import contextlib
+import functools
 import importlib.util
+import io
+import json
+import os
 import pickle
+import re
+import tarfile
+import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +18,26 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import rexnet_timm
 from rexnet_timm.cli import build
 from rexnet_timm.cli.arguments import parse_train_args
-from rexnet_timm.files import load_checkpoint_file, load_weights_file
+from rexnet_timm.files import (
+    PRETRAINED_DOOR,
+    WeightsError,
+    atomic_path,
+    build_with_file,
+    load_checkpoint_file,
+    load_weights_file,
+    save_weights,
+    unwrap,
+    without_prefix,
+)
 from rexnet_timm.models.any_encoder import create_encoder
 from rexnet_timm.models.rexnetv1 import default_cfgs, model_cfgs, timm_to_naver
 from rexnet_timm.models.unet import unet_name
+from rexnet_timm.models.weights import load_weights
 
 ROOT = Path(__file__).parents[2]
 ENCODER = 'rexnetv1_test'
@@ -153,7 +172,7 @@ def test_encoders_of_others_take_their_own_entries(tmp_path):
     encoder = rexnet_timm.load_encoder_weights(create_encoder('resnet18'), tmp_path / 'unet.pth')
     assert torch.equal(encoder.conv1.weight, model.encoder.conv1.weight)
     torch.save(backbone().state_dict(), tmp_path / 'rexnet.pth')
-    with pytest.raises(ValueError, match="rexnet.pth' must hold the entries of ResNetEncoder, by their names"):
+    with pytest.raises(ValueError, match="rexnet.pth': The state dict does not fit: 100 of the 100 .* ResNetEncoder"):
         rexnet_timm.load_encoder_weights(encoder, tmp_path / 'rexnet.pth')
     with pytest.raises(FileNotFoundError, match="no file 'rexnetv1'. Published weights of ResNetEncoder come by"):
         rexnet_timm.load_encoder_weights(encoder, 'rexnetv1')
@@ -190,7 +209,7 @@ def test_names_without_weights_say_so_in_training(args, text):
 def test_a_file_of_an_encoder_is_no_checkpoint_of_a_unet(tmp_path):
     torch.save(backbone().state_dict(), tmp_path / 'weights.pth')
     args = arguments('--model', unet_name(ENCODER), '--initial-checkpoint', str(tmp_path / 'weights.pth'))
-    with pytest.raises(ValueError, match='does not fit the model: .*--pretrained-path takes the weights of an encoder'):
+    with pytest.raises(ValueError, match="weights.pth': .* does not fit: .* take --pretrained-path. The file fits"):
         build.create_model(args)
 
 
@@ -250,8 +269,414 @@ def test_code_in_a_checkpoint_is_not_converted(trap, capsys, tmp_path):
     target = tmp_path / 'out.pth'
     assert load_script('convert_checkpoint').main([str(path), str(target), '--to', 'naver']) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert 'does not: it holds code, or is damaged, and nothing of it has run' in line
+    assert 'does not: it holds code' in line and 'or is damaged, and nothing of it has run. Where' in line
     assert not witness.exists() and not target.exists()
+
+
+def write_tar(path: Path) -> None:
+    with tarfile.open(path, 'w') as archive:
+        for name in ('sys_info', 'pickle', 'tensors', 'storages'):
+            archive.addfile(tarfile.TarInfo(name), io.BytesIO())
+
+
+def write_part(path: Path, share: float, **kwargs) -> None:
+    torch.save(dict(backbone().state_dict()), path, **kwargs)
+    path.write_bytes(path.read_bytes()[:int(path.stat().st_size * share)])
+
+
+def write_broken_safetensors(path: Path) -> None:
+    save_file(dict(backbone().state_dict()), path)
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def write_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('weights.csv', '1, 2')
+
+
+def write_script(path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # torch would rather export, but people still have these files
+        torch.jit.trace(torch.nn.ReLU(), torch.zeros(1)).save(path)
+
+
+def write_itself(path: Path) -> None:
+    checkpoint = {'epoch': 1}
+    checkpoint['model'] = checkpoint
+    torch.save(checkpoint, path)
+
+
+def write_nan(path: Path) -> None:
+    state_dict = backbone().state_dict()
+    state_dict['features.1.conv_dw.bn.running_var'][0] = float('nan')
+    state_dict['stem.conv.weight'][:] = float('-inf')
+    torch.save(state_dict, path)
+
+
+LFS = b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n'
+UNREADABLE = {
+    'missing': ('x.pth', lambda path: path.with_name('y.pth').touch(), 'There is no file {}. Did you mean y.pth?'),
+    'folder': ('x', lambda path: (path.mkdir(), (path / 'last.pth').touch()), '{} is a folder: .* (last.pth).'),
+    'empty': ('x.pth', Path.touch, 'must not be empty, and {} is. The copy or download broke off: get the file again.'),
+    'empty safetensors': ('x.safetensors', Path.touch, 'must not be empty, and {} is.'),
+    'cut safetensors': ('x.safetensors', write_broken_safetensors, '{} is no safetensors file, or is damaged (.*'),
+    'cut zip': ('x.pth', functools.partial(write_part, share=0.5), '{} is damaged: its end is missing after'),
+    'cut legacy': ('x.pth', functools.partial(write_part, share=0.5, _use_new_zipfile_serialization=False),
+                   '{} is no file of weights, or is damaged. The copy or download broke off: get the file again.'),
+    'code': ('x.pth', lambda path: torch.save({'a': Trap(path)}, path),
+             '{} must hold .* it holds code (.*), or is damaged, and nothing of it has run. Where .* save only'),
+    'tar': ('x.pth', write_tar, '{} is a tar archive, .* unpack it'),
+    'zip': ('x.pth', write_zip, '{} is a zip archive that torch.save did not write (weights.csv): name'),
+    'script': ('x.pth', write_script,
+               '{} is a TorchScript program, and no file of weights. Where it was written, save only'),
+    'text': ('x.pth', lambda path: path.write_text('nothing of use\n'), '{} is text and no file of weights: pass'),
+    'text safetensors': ('x.safetensors', lambda path: path.write_text('nothing'), '{} is text and no file of weights'),
+    'page': ('x.pth', lambda path: path.write_text('\n<!DOCTYPE html>'), '{} is a web page .*: download the file'),
+    'pointer': ('x.safetensors', lambda path: path.write_bytes(LFS), '{} is a pointer that Git LFS .*`git lfs pull`'),
+    'zeros': ('x.pth', lambda path: path.write_bytes(bytes(20000)), '{} is no file of weights, or is damaged'),
+    'list': ('x.pth', lambda path: torch.save([1], path), 'must be a dict, and {} holds one value of the type list.'),
+    'no weights': ('x.pth', lambda path: torch.save({'epoch': 3, 'state_dict': {}}, path),
+                   '{}: Weights must be tensors by name, bare or under one of .*; got a dict of epoch, state_dict wi'),
+    'itself': ('x.pth', write_itself, '{}: Weights must be tensors by name'),
+}
+UNFIT = {
+    'NaN': (write_nan, '{}: Weights must be finite numbers, and 2 of .* (stem.conv.weight, features.1.conv_dw.bn.run'),
+    'another network': (lambda path: torch.save(timm.create_model('test_resnet').state_dict(), path),
+                        '{}: The state dict does not fit: .* entries that .* needs are missing (.*, .* its own (conv1'),
+    'another width': (
+        lambda path: torch.save(
+            timm.create_model('rexnetv1', width_mult=0.7, depth_mult=0.2, num_classes=10).state_dict(), path),
+        '{}: .* another shape .* The file fits ReXNetV1(width_mult=0.7, depth_mult=0.2, in_chans=3, num_classes=10).'),
+    'another depth': (
+        lambda path: torch.save(timm.create_model('rexnetv1', width_mult=0.25, depth_mult=0.6).state_dict(), path),
+        '{}: The state dict does not fit: .* The file fits ReXNetV1(width_mult=0.25, depth_mult=0.6, in_chans=3, num_'),
+}
+
+
+def flag(name: str, *model: str):
+    return lambda path: build.create_model(arguments('--num-classes', '1000', name, str(path), '--model', *model))
+
+
+def overlay(name: str):
+    return lambda path: timm.create_model(name, pretrained=True, pretrained_cfg_overlay=dict(file=str(path)))
+
+
+READERS = {
+    'load_weights': lambda path: load_weights(backbone(), path),
+    'load_weights of timm': lambda path: load_weights(timm.create_model('test_resnet'), str(path)),
+    'load_encoder_weights': lambda path: rexnet_timm.load_encoder_weights(create_encoder(ENCODER), path),
+    'overlay': overlay(ENCODER),
+    'overlay of a U-Net': overlay(unet_name(ENCODER)),
+    '--initial-checkpoint': flag('--initial-checkpoint', ENCODER),
+    '--pretrained-path': flag('--pretrained-path', ENCODER),
+    '--pretrained-path of timm': flag('--pretrained-path', 'test_resnet'),
+    '--pretrained-path of SMP': flag('--pretrained-path', 'unet', '--encoder-name', ENCODER),
+}
+
+
+def assert_refused(call, path: Path, text: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        call(path)
+    message = str(caught.value)
+    expected = '.*'.join(map(re.escape, text.format(repr(str(path))).split('.*')))
+    assert re.search(expected, message) and len(message.splitlines()) == 1, message
+    assert 'weights_only' not in message
+
+
+@pytest.mark.parametrize('reader', READERS)
+@pytest.mark.parametrize('kind', UNREADABLE)
+def test_a_file_that_cannot_be_read_is_refused_by_name(kind, reader, tmp_path):
+    name, write, text = UNREADABLE[kind]
+    write(tmp_path / name)
+    if kind in ('missing', 'folder') and reader.startswith('--'):
+        text = 'There is no checkpoint {}.'  # the command line looks first
+    elif kind == 'missing' and reader == 'load_encoder_weights':
+        text = 'There is no file and no model {}.'
+    assert_refused(READERS[reader], tmp_path / name, text)
+
+
+@pytest.mark.parametrize('form', ['safetensors', 'zip', 'legacy'])
+def test_damage_of_any_kind_is_told_on_one_line(form, tmp_path):
+    path, state_dict = tmp_path / 'x.pth', {'a.weight': torch.arange(100.), 'a.bias': torch.ones(3)}
+    if form == 'safetensors':
+        save_file(state_dict, path)
+    else:
+        torch.save({'state_dict': state_dict}, path, _use_new_zipfile_serialization=form == 'zip')
+    whole, refused = path.read_bytes(), 0
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        content = bytearray(whole[:rng.integers(1, len(whole) + 1)] if rng.random() < 0.5 else whole)
+        for position in rng.integers(0, min(len(content), 400), rng.integers(0, 5)):
+            content[position] = rng.integers(256)
+        path.write_bytes(content)
+        try:
+            load_weights_file(path)  # damage of the numbers is not seen
+        except WeightsError as error:
+            refused += 1
+            text = str(error)
+            assert text.startswith(repr(str(path))) or 'must be a dict' in text
+            assert text.isprintable() and 'weights_only' not in text
+    assert refused > 50
+
+
+def test_names_in_a_file_reach_no_terminal_as_they_are(tmp_path):
+    path = tmp_path / 'x.pth'
+    for content in ({'\x1b[31m\n': torch.zeros(1), 'a' * 5000: torch.zeros(1)}, {'\x1b[31m\n': 1}):
+        torch.save(content, path)
+        with pytest.raises(WeightsError) as caught:
+            load_weights(backbone(), path)
+        assert str(caught.value).isprintable() and '\\x1b[31m\\n' in str(caught.value) and len(str(caught.value)) < 1500
+
+
+@pytest.mark.parametrize('reader', ['load_weights', 'load_encoder_weights', '--initial-checkpoint'])
+@pytest.mark.parametrize('kind', UNFIT)
+def test_weights_that_do_not_fit_are_refused_by_name(kind, reader, tmp_path):
+    write, text = UNFIT[kind]
+    write(tmp_path / 'x.pth')
+    assert_refused(READERS[reader], tmp_path / 'x.pth', text)
+
+
+@pytest.mark.parametrize('kind', UNFIT)
+def test_a_state_dict_that_does_not_fit_is_refused_and_changes_nothing(kind, tmp_path):
+    write, text = UNFIT[kind]
+    write(tmp_path / 'x.pth')
+    model, text = backbone(), text.removeprefix('{}: ').partition(' .* The file fits')[0]
+    for strict in (True, False) if kind in ('NaN', 'another network', 'another width') else (True,):
+        with pytest.raises(WeightsError, match='.*'.join(map(re.escape, text.split('.*')))):
+            model.load_state_dict(torch.load(tmp_path / 'x.pth'), strict=strict)
+    assert_from(model)
+
+
+@pytest.mark.parametrize('kind', ['NaN', 'another network'])
+def test_networks_of_others_are_refused_by_name(kind, tmp_path):
+    peer = smp.Unet('resnet18', encoder_weights=None)
+    state_dict = peer.state_dict()
+    state_dict['encoder.conv1.weight'][0] = float('inf')
+    torch.save(state_dict if kind == 'NaN' else backbone().state_dict(), tmp_path / 'x.pth')
+    text = {'NaN': '{}: Weights must be finite numbers, and 1 of .* (encoder.conv1.weight)',
+            'another network': '{}: The state dict does not fit: 152 of the 152 entries that Unet needs are missing '
+                               '(encoder.conv1.weight, .* take load_encoder_weights(encoder, path). The file fits ReX'}
+    assert_refused(functools.partial(load_weights, peer), tmp_path / 'x.pth', text[kind])
+    torch.save(smp.Unet('resnet18', encoder_weights=None, classes=4).state_dict(), tmp_path / 'x.pth')
+    assert_refused(functools.partial(load_weights, peer), tmp_path / 'x.pth', (
+        '{}: 2 of .* another shape than Unet needs: segmentation_head.0.weight, .*network with 4 classes.'))
+    torch.save(timm.create_model('test_resnet').state_dict(), tmp_path / 'x.pth')
+    build = functools.partial(build_with_file, timm.create_model, 'test_vit', pretrained=True)
+    assert_refused(lambda path: build(pretrained_cfg_overlay=dict(file=path)), tmp_path / 'x.pth', (
+        '{}: Error(s) in loading state_dict for VisionTransformer: Missing key(s) in state_dict: "cls_token", .* ...'))
+
+
+def test_other_classes_are_refused_with_a_remedy_that_works(tmp_path):
+    path = tmp_path / 'x.pth'
+    torch.save(backbone(num_classes=10).state_dict(), path)
+    with pytest.raises(WeightsError, match='Its classifier has 10 classes. Build .* To load all but these, create it '
+                                           'with ' + re.escape(PRETRAINED_DOOR)):
+        load_weights(backbone(), path)
+    expected = backbone(num_classes=10).state_dict()
+    door = eval(f'dict({PRETRAINED_DOOR.replace(" and ", ", ")})', {'path': str(path)})
+    own = timm.create_model(ENCODER, **door).state_dict()
+    assert {key for key in own if not torch.equal(own[key], expected[key])} == set(HEAD)
+    with pytest.raises(ValueError, match='--initial-checkpoint .* create it with --pretrained-path'):
+        flag('--initial-checkpoint', ENCODER)(path)
+    with pytest.raises(WeightsError, match=r'heads.*segmentation network with 5 classes'):
+        torch.save(timm.create_model(unet_name(ENCODER), num_classes=5).state_dict(), path)
+        load_weights(timm.create_model(unet_name(ENCODER), num_classes=2), path)
+
+
+def test_code_of_the_hub_form_is_refused_without_torchs_hint(tmp_path):
+    model = rexnet_timm.MultiScaleUnet(ENCODER)
+    model.save_pretrained(tmp_path)
+    (tmp_path / 'model.safetensors').write_bytes(b'\x10')
+    for load in (rexnet_timm.MultiScaleUnet.from_pretrained, smp.from_pretrained):
+        assert_refused(load, tmp_path, 'The weights in {} do not load: Error while deserializing header')
+    config = json.loads((tmp_path / 'config.json').read_text())
+    (tmp_path / 'config.json').write_text(json.dumps({**config, 'classes': -1}))
+    with pytest.raises(ValueError, match='^classes must be at least 1'):  # what is not of the weights stays as it is
+        smp.from_pretrained(tmp_path)
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    save_file(dict(backbone().state_dict()), tmp_path / 'model.safetensors')
+    assert_refused(rexnet_timm.MultiScaleUnet.from_pretrained, tmp_path, 'The weights in {} do not load: .* not fit')
+
+
+AVERAGE, RAW = {'weight': torch.ones(1)}, {'weight': torch.zeros(1)}
+
+
+@pytest.mark.parametrize('checkpoint, with_average, without', [
+    (RAW, RAW, RAW),
+    ({'state_dict': RAW, 'state_dict_ema': AVERAGE, 'optimizer': {'state': {0: torch.ones(1)}}}, AVERAGE, RAW),
+    ({'model': RAW, 'model_ema': AVERAGE}, AVERAGE, RAW),
+    ({'model_state_dict': RAW, 'ema': {}, 'epoch': 3}, RAW, RAW),
+    ({'state_dict': RAW, 'state_dict_ema': None}, RAW, RAW),
+    ({'checkpoint': 1, 'model': {'state_dict': RAW, 'ema_state_dict': {'state_dict': AVERAGE}}}, AVERAGE, RAW),
+    ({'ema': AVERAGE}, AVERAGE, None),
+    ({'model': torch.ones(1), 'weight': torch.ones(1)}, ..., ...),  # an entry that is called so
+])
+def test_one_rule_about_the_moving_average(checkpoint, with_average, without):
+    keys = list(checkpoint)
+    for use_ema, expected in ((True, with_average), (False, without)):
+        if expected is None:
+            with pytest.raises(WeightsError, match='got a dict of ema without any'):
+                unwrap(checkpoint, use_ema)
+        else:
+            assert unwrap(checkpoint, use_ema) is (checkpoint if expected is ... else expected)
+    assert list(checkpoint) == keys
+
+
+@pytest.mark.parametrize('value', [{}, {'epoch': 3}, {'state_dict': {}}, {1: torch.ones(1)}, [1], None])
+def test_what_holds_no_weights_is_refused(value):
+    models = (backbone(), rexnet_timm.MultiScaleUnet(ENCODER), create_encoder(ENCODER), timm.create_model(
+        'rexdepth', width_mult=0.25, depth_mult=0.2))
+    for model in models:
+        for strict in (True, False):
+            with pytest.raises(WeightsError, match='must be tensors by name|A state dict maps names to tensors'):
+                model.load_state_dict(value, strict=strict)
+
+
+NETWORKS = {
+    'backbone': backbone,
+    'naver': backbone,
+    'encoder': lambda: with_noise(create_encoder(ENCODER)),
+    'U-Net': lambda: with_noise(rexnet_timm.MultiScaleUnet(ENCODER, classes=3)),
+    'depth': lambda: with_noise(rexnet_timm.ReXDepth(0.25, 0.2)),
+    'smp.Unet': lambda: with_noise(smp.Unet('resnet18', encoder_weights=None)),
+    'timm': lambda: with_noise(timm.create_model('test_resnet')),
+}
+WRAPPED = {
+    'bare': lambda own: own,
+    'DistributedDataParallel': lambda own: {'state_dict': {f'module.{key}': value for key, value in own.items()}},
+    'compile': lambda own: {f'_orig_mod.{key}': value for key, value in own.items()},
+    'both': lambda own: {f'_orig_mod.module.{key}': value for key, value in own.items()},
+    'average': lambda own: {'n_averaged': torch.tensor(1), **{f'module.{key}': value for key, value in own.items()}},
+    'Lightning': lambda own: {'epoch': 1, 'state_dict': {
+        'mean': torch.zeros(3), **{f'model.{key}': value for key, value in own.items()}, 'loss.weight': torch.ones(5)}},
+    'timm': lambda own: {'epoch': 1, 'state_dict': {key: torch.zeros_like(value) for key, value in own.items()},
+                         'state_dict_ema': own},
+}
+
+
+@pytest.mark.parametrize('wrapper', WRAPPED)
+@pytest.mark.parametrize('network', NETWORKS)
+def test_wrapped_weights_load(network, wrapper, tmp_path):
+    source, model = NETWORKS[network](), NETWORKS[network]()
+    own = dict(source.state_dict())
+    checkpoint = WRAPPED[wrapper](timm_to_naver(own, source) if network == 'naver' else own)
+    torch.save(checkpoint, tmp_path / 'x.pth')
+    calls = [lambda: load_weights(model, tmp_path / 'x.pth')]
+    if network not in ('smp.Unet', 'timm'):
+        calls += [lambda: model.load_state_dict(checkpoint), lambda: model.load_state_dict(checkpoint, assign=True)]
+    keys = list(checkpoint)
+    for call in calls:
+        for value in model.state_dict().values():
+            value.zero_()
+        result = call()
+        assert result.missing_keys == result.unexpected_keys == []
+        assert all(torch.equal(value, own[key]) for key, value in model.state_dict().items())
+    if len(calls) > 1:
+        assert all(value.data_ptr() == own[key].data_ptr() for key, value in model.state_dict().items())  # assigned
+    assert list(checkpoint) == keys
+
+
+def test_the_average_can_be_left(tmp_path):
+    raw, average = backbone(), with_noise(backbone())
+    torch.save({'state_dict': raw.state_dict(), 'state_dict_ema': average.state_dict()}, tmp_path / 'x.pth')
+    model = backbone()
+    load_weights(model, tmp_path / 'x.pth')
+    assert torch.equal(model.stem.conv.weight, average.stem.conv.weight)
+    load_weights(model, tmp_path / 'x.pth', use_ema=False)
+    assert torch.equal(model.stem.conv.weight, raw.stem.conv.weight)
+
+
+def test_a_prefix_goes_only_where_nothing_is_guessed():
+    names = ['a.weight', 'b.weight']
+    both = {f'{part}.{name}': 1 for part in ('student', 'teacher') for name in names}
+    assert without_prefix(both, names) == both
+    lacking = {'net.a.weight': 1, 'other': 2}
+    assert without_prefix(lacking, names) == lacking
+    assert without_prefix({**lacking, 'net.b.weight': 3}, names) == {'a.weight': 1, 'b.weight': 3}
+    assert without_prefix({'net.a.weight': 1}, names) == {'a.weight': 1}
+    assert without_prefix({'net.c': 1, 'net.d': 2}, ['a'], ['c', 'd']) == {'c': 1, 'd': 2}
+    assert without_prefix({'a.weight': 1, 'net.a.weight': 2}, names) == {'a.weight': 1, 'net.a.weight': 2}
+    depth = NETWORKS['depth']()
+    mixed = {**depth.unet.state_dict(), 'unet.encoder.stem.conv.weight': torch.zeros(1)}
+    with pytest.raises(WeightsError, match=r'1 are not its own \(unet.encoder.stem.conv.weight\)'):
+        depth.load_state_dict(mixed)
+
+
+def test_encoders_out_of_larger_networks(tmp_path):
+    for network in ('U-Net', 'depth'):
+        source = NETWORKS[network]()
+        torch.save(WRAPPED['Lightning'](source.state_dict()), tmp_path / 'x.pth')
+        encoder = rexnet_timm.load_encoder_weights(create_encoder(ENCODER), tmp_path / 'x.pth')
+        expected = getattr(source, 'unet', source).encoder.state_dict()
+        assert all(torch.equal(value, expected[key]) for key, value in encoder.state_dict().items())
+
+
+def test_not_strict_keeps_torchs_result():
+    own = rexnet_timm.MultiScaleUnet(ENCODER).state_dict()
+    encoder = {key: value for key, value in own.items() if key.startswith('encoder.')}
+    for model, prefix in ((rexnet_timm.MultiScaleUnet(ENCODER), ''), (NETWORKS['depth'](), 'unet.')):
+        result = model.load_state_dict({**encoder, 'extra': torch.zeros(1)}, strict=False)
+        assert result.unexpected_keys == ['extra'] and len(result.missing_keys) > 50
+        assert set(result.missing_keys) <= {f'{prefix}{key}' for key in own.keys() - encoder.keys()}
+        with pytest.raises(WeightsError, match='does not fit: .* 1 are not its own'):
+            model.load_state_dict({'extra': torch.zeros(1)}, strict=False)
+
+
+@pytest.mark.parametrize('name', [ENCODER, unet_name(ENCODER)])
+def test_timms_own_loader_takes_every_layout_by_the_same_rule(name, tmp_path):
+    source = with_noise(timm.create_model(name))
+    torch.save(WRAPPED['timm'](dict(source.state_dict())), tmp_path / 'x.pth')
+    model = timm.create_model(name, checkpoint_path=str(tmp_path / 'x.pth'))
+    assert all(torch.equal(value, source.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+def test_a_file_of_pretrained_weights_leaves_nothing_in_the_configuration(tmp_path):
+    torch.save(backbone().state_dict(), tmp_path / 'x.pth')
+    for kwargs in ({}, dict(features_only=True), dict(features_only=True, feature_cls='getter')):
+        model = timm.create_model(
+            ENCODER, pretrained=True, pretrained_cfg_overlay=dict(file=str(tmp_path / 'x.pth')), **kwargs)
+        assert all('state_dict' not in getattr(module, 'pretrained_cfg', {}) for module in model.modules())
+        assert model.pretrained_cfg['file'] == str(tmp_path / 'x.pth')
+    unread = dict(file=str(tmp_path / 'none.pth'))
+    build_with_file(timm.create_model, ENCODER, pretrained=False, pretrained_cfg_overlay=unread)
+    with pytest.raises(ValueError, match='^width_mult must be a positive number'):  # is not of the weights
+        build_with_file(
+            timm.create_model, 'rexnetv1', pretrained=True, width_mult=-1,
+            pretrained_cfg_overlay=dict(file=str(tmp_path / 'x.pth')))
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.pt', '.safetensors'])
+def test_weights_are_written_whole_or_not_at_all(suffix, tmp_path, monkeypatch):
+    path = tmp_path / f'weights{suffix}'
+    shared = torch.arange(6.)
+    save_weights(path, {'a': shared, 'b': shared[:2], 'c': shared.view(2, 3).t()})
+    read = load_file(path) if suffix == '.safetensors' else torch.load(path)
+    assert torch.equal(read['a'], shared) and torch.equal(read['b'], shared[:2]) and read['c'].shape == (3, 2)
+    assert read['b'].untyped_storage().nbytes() == 8
+    before = path.read_bytes()
+    with pytest.raises(RuntimeError, match='stop'), atomic_path(path) as part:
+        Path(part).write_text('half')
+        assert Path(part).suffix == suffix and Path(part).parent == tmp_path
+        raise RuntimeError('stop')
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+    synced = []
+    monkeypatch.setattr(os, 'fsync', lambda fd: synced.append(os.fstat(fd).st_ino))
+    save_weights(path, {'a': shared})
+    assert synced == [path.stat().st_ino]  # before it got its name
+    link = tmp_path / f'link{suffix}'
+    link.symlink_to(path)
+    save_weights(link, {'d': shared})
+    assert link.is_symlink() and list(load_weights_file(path)) == ['d']
+
+
+def test_refusals_of_writing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no folder '.*none' to write 'x.pth' in: create it first"):
+        save_weights(tmp_path / 'none' / 'x.pth', {})
+    with pytest.raises(ValueError, match='must end in .safetensors, .pth, .pt, got .*x.bin'):
+        save_weights(tmp_path / 'x.bin', {})
+    (tmp_path / 'y.pt').mkdir()
+    with pytest.raises(ValueError, match='is a folder: name a file in it'):
+        save_weights(tmp_path / 'y.pt', {})
 
 
 NAMES = [*model_cfgs, *map(unet_name, model_cfgs)]
