@@ -4,18 +4,32 @@ Deep supervision for the logits of `MultiScaleUnet`: one base loss at every scal
 with weights. The scheme is that of Deeply-Supervised Nets, https://arxiv.org/abs/1409.5185; halving the weight with
 each halving of the size is nnU-Net's, https://arxiv.org/abs/1809.10486; the names of the weights are MONAI's,
 https://docs.monai.io.
+
+All losses compute in float32 or wider, under autocast too: sums over the pixels of a batch overflow or stall in 16 bits.
 """
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from math import isfinite
 
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .targets import majority_target, object_target, resize_target, soft_target
+from ..grid import enlarge, scale_size
+from .targets import (
+    check_labels,
+    check_masks,
+    majority_target,
+    object_target,
+    resize_target,
+    scale_of,
+    soft_target,
+)
 
-__all__ = ['MultiScaleLoss', 'create_segmentation_loss']
+__all__ = ['MultiScaleLoss', 'create_segmentation_loss', 'full_precision']
 
 BaseLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -25,6 +39,17 @@ WEIGHTS: dict[str, Callable[[int, bool], float]] = {
     'two': lambda scale, is_finest: 1. if is_finest else 0.5,
 }
 TARGETS = ('nearest', 'majority', 'object', 'soft', 'upsample')
+
+_SMP_LOSSES = tuple(
+    loss for loss in (getattr(smp.losses, name) for name in smp.losses.__all__) if isinstance(loss, type))
+_TORCH_IGNORE_INDEX = -100  # what torch's losses take for "no label is ignored"
+
+
+@contextmanager
+def full_precision(x: torch.Tensor) -> Iterator[torch.Tensor]:
+    """`x` in float32, or as it is where it is wider, and no autocast on its device within the block."""
+    with torch.autocast(x.device.type, enabled=False):
+        yield x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 class MultiScaleLoss(nn.Module):
@@ -40,12 +65,14 @@ class MultiScaleLoss(nn.Module):
             the finest, 1/2 for the others. Or a sequence of non-negative numbers, one for each output, finest first.
         target: How target and logits are brought together at each scale.
             'nearest': the label in the middle of each cell. 'majority': the commonest label of the cell.
-            'object': the commonest, but that an object with at least `object_share` of the cell wins over `background`.
+            'object': the commonest, except that an object with at least `object_share` of the cell wins over
+            `background`.
             'soft': the shares of the classes below scale 0, for mean losses that take labels and probabilities
             (N, C, h, w), as torch's cross entropy does; of a binary target the share of class 1, (N, h, w).
-            'upsample': the logits are enlarged to the target.
-        ignore_index: Label without a loss. It must be what `base_loss` ignores; None asks its attribute of that
-            name. A scale where no other label is left has loss 0 and gradient 0, where a mean would not be finite.
+            'upsample': the logits are enlarged by 2**s and cut to the target.
+        ignore_index: Label without a loss; None asks `base_loss` for its attribute of that name. Torch's and SMP's
+            losses ignore it whatever their own ignored label is; a loss of your own must ignore it by itself. A scale
+            where no other label is left has loss 0 and gradient 0, where a mean would not be finite.
         object_share: Share of a cell, above 0 to 1, for `target='object'`.
         background: Classes that are no objects for `target='object'`: in street scenes, say, sky, road and buildings.
         fade_epochs: First and last epoch of a linear fade of all weights but the finest one's to 0, told by
@@ -53,7 +80,7 @@ class MultiScaleLoss(nn.Module):
 
     Raises:
         ValueError: Unknown `weights` or `target`, weights that are negative or sum to 0, `object_share` or
-            `fade_epochs` out of range, soft targets for a loss of SMP that takes labels alone.
+            `fade_epochs` out of range, soft targets for a loss of SMP that takes labels only.
     """
 
     def __init__(
@@ -79,17 +106,22 @@ class MultiScaleLoss(nn.Module):
             raise ValueError(f"target must be one of {', '.join(map(repr, TARGETS))}, got {target!r}.")
         if not 0 < object_share <= 1:
             raise ValueError(f'object_share must be above 0 and at most 1, got {object_share}.')
-        if fade_epochs is not None and not 0 <= fade_epochs[0] < fade_epochs[1]:
-            raise ValueError(f'fade_epochs must be two epochs, 0 <= first < last, got {tuple(fade_epochs)}.')
+        if fade_epochs is not None:
+            if not 0 <= fade_epochs[0] < fade_epochs[1]:
+                raise ValueError(f'fade_epochs must be two epochs, 0 <= first < last, got {tuple(fade_epochs)}.')
+            if weights[0] == 0:
+                raise ValueError(
+                    f'With fade_epochs only the finest scale is left, so its weight must be above 0, got {weights}.')
         if target == 'soft':
             _check_takes_shares(base_loss)
         several = isinstance(base_loss, Sequence)
         first = base_loss[0] if several else base_loss
-        # a module list keeps the buffers of the losses, such as class weights, on the right device
-        self.base_loss = nn.ModuleList(base_loss) if several else base_loss
         self.weights = weights
         self.target = target
         self.ignore_index = getattr(first, 'ignore_index', None) if ignore_index is None else ignore_index
+        losses = [_ignoring(loss, self.ignore_index) for loss in (base_loss if several else [base_loss])]
+        # a module list keeps the buffers of the losses, such as class weights, on the right device
+        self.base_loss = nn.ModuleList(losses) if several else losses[0]
         self.object_share = object_share
         self.background = tuple(background)
         self.fade_epochs = fade_epochs
@@ -104,13 +136,16 @@ class MultiScaleLoss(nn.Module):
 
         Args:
             outputs: (N, C, H, W) logits, or a sequence of (N, C, ceil(H/2**s), ceil(W/2**s)), finest first.
-            target: (N, H, W) labels for multi-class and binary, (N, C, H, W) masks of 0 and 1 for multi-label losses.
+            target: (N, H, W) labels for multi-class and binary losses; (N, 1, H, W) counts as these, and a loss of your
+                own gets the dimension too. (N, C, H, W) masks of 0 and 1 for multi-label losses, where `ignore_index`
+                marks single entries.
 
         Returns:
-            Scalar loss.
+            Scalar loss, float32 for logits of 16 bits.
 
         Raises:
-            ValueError: An output of no scale of the target's size, or a wrong number of weights or base losses.
+            ValueError: An output of no scale of the target's size, a wrong number of weights or base losses, a target
+                of another form, labels out of range, or a base loss that returns no scalar.
         """
         return self.forward_scales(outputs, target)['loss']
 
@@ -118,22 +153,31 @@ class MultiScaleLoss(nn.Module):
             self,
             outputs: torch.Tensor | Sequence[torch.Tensor],
             target: torch.Tensor,
+            scales: Sequence[int] | None = None,
     ) -> dict[str, torch.Tensor]:
         """As `forward`, with the parts.
 
+        Args:
+            outputs: As for `forward`.
+            target: As for `forward`.
+            scales: Scale of each output; None tells it by the sizes.
+
         Returns:
-            {'loss': weighted sum, 'loss_scale_S': unweighted loss of scale S, ...}; the parts carry no gradient.
+            {'loss': weighted sum, 'loss_scale_S': unweighted loss of scale S, ...}; the parts carry no gradient. A
+            second output of scale S is 'loss_scale_S_2'.
         """
         outputs = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
-        scales = [_scale_of(output, target) for output in outputs]
+        scales = _scales_of(outputs, target) if scales is None else _checked_scales(scales, outputs, target)
         weights = self.scale_weights(scales)
         losses = [
             self._loss_at(base_loss, output, target, scale)
             for base_loss, output, scale in zip(self._base_losses(len(outputs)), outputs, scales, strict=True)
         ]
-        total = sum(weight * loss for weight, loss in zip(weights, losses, strict=True))
-        parts = {f'loss_scale_{scale}': loss.detach() for scale, loss in zip(scales, losses, strict=True)}
-        return {'loss': total, **parts}
+        result = {'loss': sum(weight * loss for weight, loss in zip(weights, losses, strict=True))}
+        for index, (scale, loss) in enumerate(zip(scales, losses, strict=True)):
+            number = scales[:index + 1].count(scale)
+            result[f'loss_scale_{scale}' + (f'_{number}' if number > 1 else '')] = loss.detach()
+        return result
 
     def scale_weights(self, scales: Sequence[int]) -> list[float]:
         """The weight of each of `scales`, finest first, summing to 1.
@@ -164,38 +208,69 @@ class MultiScaleLoss(nn.Module):
         return list(self.base_loss)
 
     def _loss_at(self, base_loss: BaseLoss, output: torch.Tensor, target: torch.Tensor, scale: int) -> torch.Tensor:
-        is_labels = target.ndim == 3
-        if self.target == 'upsample' and scale > 0:
-            output = F.interpolate(output, size=target.shape[-2:], mode='bilinear', align_corners=False)
-        else:
-            target = self._target_at(target, output, scale)
-        if is_labels and target.ndim == 4:
-            return _loss_of_shares(base_loss, output, target)
-        if self.ignore_index is None:
-            return base_loss(output, target)
-        # A mean over no pixel is 0/0 and so is its gradient. Give such a target labels, and the loss weight 0.
-        any_valid = (target != self.ignore_index).any()
-        return base_loss(output, torch.where(any_valid, target, 0)) * any_valid
+        channels = output.shape[1]
+        if target.ndim not in (3, 4) or target.ndim == 4 and target.shape[1] not in (1, channels):
+            raise ValueError(
+                f'The target must be labels (N, H, W) or masks (N, C, H, W) of 1 channel or of {channels}, as many as the '
+                f'output has, got {tuple(target.shape)}.')
+        with full_precision(output) as output:
+            if self.target == 'upsample':
+                output = enlarge(output, scale, target.shape[-2:])
+            elif self.target == 'soft' and scale > 0 and channels > 1 and (target.ndim == 3 or target.shape[1] == 1):
+                labels = target if target.ndim == 3 else target[:, 0]
+                loss = _loss_of_shares(base_loss, output, soft_target(labels, scale, channels, self.ignore_index))
+                return _scalar(loss)
+            else:
+                target = self._target_at(target, output, scale)
+            return _scalar(_loss_of_labels(base_loss, output, target, self.ignore_index))
 
     def _target_at(self, target: torch.Tensor, output: torch.Tensor, scale: int) -> torch.Tensor:
         if self.target == 'nearest' or scale == 0:
             return resize_target(target, output.shape[-2:])
         cells = dict(scale=scale, num_classes=max(2, output.shape[1]), ignore_index=self.ignore_index)
+        if self.target == 'soft':
+            shares = soft_target(target, **cells)
+            if target.ndim == 4:
+                return shares
+            # binary losses take one mask, without a dimension for the classes
+            share = shares[:, 1]
+            return share if self.ignore_index is None else share.masked_fill(shares.sum(1) == 0, self.ignore_index)
+        if target.ndim == 4 and target.shape[1] == 1:
+            return self._target_at(target[:, 0], output, scale)[:, None]
         if self.target == 'majority':
             return majority_target(target, **cells)
-        if self.target == 'object':
-            return object_target(target, share=self.object_share, background=self.background, **cells)
-        shares = soft_target(target, **cells)
-        if target.ndim == 4 or output.shape[1] > 1:
-            return shares
-        # binary losses take one mask, without a dimension for the classes
-        unlabelled = shares.sum(1) == 0
-        return shares[:, 1] if self.ignore_index is None else shares[:, 1].masked_fill(unlabelled, self.ignore_index)
+        return object_target(target, share=self.object_share, background=self.background, **cells)
 
     def finest(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Loss of the finest scale alone, which is that of an evaluation output (N, C, H, W)."""
+        """Loss of the finest scale only, which is that of an evaluation output (N, C, H, W)."""
         base_loss = self.base_loss[0] if isinstance(self.base_loss, nn.ModuleList) else self.base_loss
-        return self._loss_at(base_loss, output, target, 0)
+        return self._loss_at(base_loss, output, target, scale_of(output.shape[-2:], target.shape[-2:]))
+
+
+def _scales_of(outputs: Sequence[torch.Tensor], target: torch.Tensor) -> list[int]:
+    scales: list[int] = []
+    for output in outputs:
+        scales.append(scale_of(output.shape[-2:], target.shape[-2:], above=scales[-1] if scales else -1))
+    return scales
+
+
+def _checked_scales(scales: Sequence[int], outputs: Sequence[torch.Tensor], target: torch.Tensor) -> list[int]:
+    sizes, right = [tuple(output.shape[-2:]) for output in outputs], [scale_size(target.shape[-2:], s) for s in scales]
+    if sizes != right:
+        raise ValueError(
+            f'The outputs of scales {tuple(scales)} must have the sizes {right} for a target of '
+            f'{target.shape[-2]} x {target.shape[-1]}, got {sizes}.')
+    return list(scales)
+
+
+def _scalar(loss: torch.Tensor) -> torch.Tensor:
+    if loss.ndim:
+        raise ValueError(
+            f"base_loss must return a scalar, got a loss of shape {tuple(loss.shape)}: give it reduction='mean'.")
+    return loss
+
+
+# How base losses are called: labels in the form that they take, and no loss for what is not labelled.
 
 
 def _check_takes_shares(base_loss: BaseLoss | Sequence[BaseLoss]) -> None:
@@ -203,65 +278,266 @@ def _check_takes_shares(base_loss: BaseLoss | Sequence[BaseLoss]) -> None:
     for part in (part for loss in losses if isinstance(loss, nn.Module) for part in loss.modules()):
         if getattr(part, 'mode', None) == 'multiclass' or isinstance(part, smp.losses.SoftCrossEntropyLoss):
             raise ValueError(
-                f"target='soft' gives the shares of the classes, and SMP's {type(part).__name__} takes labels alone: "
+                f"target='soft' gives the shares of the classes, and SMP's {type(part).__name__} takes labels only: "
                 "take torch's cross entropy ('ce'), or another target, such as 'majority'.")
 
 
 def _loss_of_shares(base_loss: BaseLoss, output: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
     """A mean loss over the cells that have a label, whose shares sum to 1; those of the others are all 0."""
-    counted = shares
+    if isinstance(base_loss, _SegmentationLoss):
+        return base_loss(output, shares)
     if isinstance(base_loss, nn.CrossEntropyLoss):
-        if base_loss.weight is not None:
-            counted = shares * base_loss.weight.view(-1, 1, 1)
-        # torch takes probabilities or a label to ignore, but not both
-        base_loss = nn.CrossEntropyLoss(base_loss.weight, label_smoothing=base_loss.label_smoothing)
-    # With shares torch divides by all cells, with labels by the weights of those that have one; so does this.
-    return base_loss(output, shares) / counted.sum(1).mean().clamp(min=1e-6)
+        return _soft_cross_entropy(
+            output, shares, base_loss.weight, base_loss.label_smoothing, base_loss.reduction)
+    labelled = shares.sum(1) > 0
+    if labelled.all():
+        return base_loss(output, shares)
+    if not labelled.any():
+        return 0. * output.sum()
+    return base_loss(_pixels(output, labelled), _pixels(shares, labelled))
 
 
-def _scale_of(output: torch.Tensor, target: torch.Tensor) -> int:
-    """The scale whose size ceil(H / 2**s) x ceil(W / 2**s) is that of the output."""
-    size, full = tuple(output.shape[-2:]), tuple(target.shape[-2:])
-    for scale in range(8):
-        if size == tuple(-(-length // 2 ** scale) for length in full):
-            return scale
-    raise ValueError(
-        f'An output must be ceil(H / 2**s) x ceil(W / 2**s) of its target for some scale s, got an output of '
-        f'{size[0]} x {size[1]} for a target of {full[0]} x {full[1]}.')
+def _pixels(x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """(N, C, H, W) and (N, H, W) bool -> (1, C, P, 1), the chosen pixels as one image."""
+    return x.movedim(1, -1)[chosen].T[None, :, :, None]
 
 
-class _BinaryCrossEntropy(smp.losses.SoftBCEWithLogitsLoss):
-    """SMP's loss for (N, 1, H, W) logits and (N, H, W) labels."""
+def _soft_cross_entropy(
+        logits: torch.Tensor,
+        shares: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        label_smoothing: float = 0.,
+        reduction: str = 'mean',
+) -> torch.Tensor:
+    """Torch's cross entropy of probabilities, 0 where they are all 0, and divided as torch divides that of labels."""
+    weight = None if weight is None else weight.to(logits.dtype)
+    losses = F.cross_entropy(logits, shares, weight, label_smoothing=label_smoothing, reduction='none')
+    # smoothing gives a cell without a label shares too
+    losses = torch.where(shares.sum(1) > 0, losses, 0.)
+    if reduction != 'mean':
+        return losses.sum() if reduction == 'sum' else losses
+    # with probabilities torch divides by all cells, with labels by the weights of those that have one; so does this
+    counted = shares if weight is None else shares * weight.view(-1, 1, 1)
+    return losses.sum() / counted.sum().clamp(min=1e-6)
 
-    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return super().forward(logits[:, 0], target.to(logits.dtype))
+
+def _ignoring(base_loss: BaseLoss, ignore_index: int | None) -> BaseLoss:
+    """A loss of torch, SMP or this file that ignores `ignore_index`: itself, or a copy; other losses as they are."""
+    if _cannot_ignore_entries(base_loss):
+        own, ignore_index = base_loss.ignore_index, None
+    elif isinstance(base_loss, (nn.CrossEntropyLoss, _SegmentationLoss, *_SMP_LOSSES)):
+        own = getattr(base_loss, 'ignore_index', ignore_index)
+        ignore_index = own if ignore_index is None else ignore_index
+    else:
+        return base_loss
+    if own == ignore_index:
+        return base_loss
+    base_loss = deepcopy(base_loss)
+    for part in base_loss.modules():
+        if hasattr(part, 'ignore_index'):
+            part.ignore_index = ignore_index
+    return base_loss
 
 
-class _SumLoss(nn.Module):
-    """Unweighted sum of losses."""
+def _cannot_ignore_entries(base_loss: BaseLoss) -> bool:
+    # with an ignored label it indexes one class with the mask of all
+    return isinstance(base_loss, smp.losses.FocalLoss) and base_loss.mode == 'multilabel'
 
-    def __init__(self, losses: Sequence[nn.Module]):
+
+def _loss_of_labels(
+        base_loss: BaseLoss,
+        output: torch.Tensor,
+        target: torch.Tensor,
+        ignore_index: int | None,
+) -> torch.Tensor:
+    """The base loss of labels (N, H, W) or (N, 1, H, W), or masks (N, C, H, W); 0 where all are ignored."""
+    if isinstance(base_loss, _SegmentationLoss):
+        return base_loss(output, target)
+    if isinstance(base_loss, (nn.CrossEntropyLoss, *_SMP_LOSSES)):
+        target = _in_the_form_of(base_loss, output, target)
+        if isinstance(base_loss, nn.CrossEntropyLoss) and target.ndim == 4:
+            check_masks(target, ignore_index)
+            if ignore_index is not None:
+                target = torch.where((target != ignore_index).all(1, keepdim=True), target, 0)
+            return _loss_of_shares(base_loss, output, target.to(output.dtype))
+    if type(base_loss) is nn.BCEWithLogitsLoss:
+        return _binary_cross_entropy_of_torch(base_loss, output, target, ignore_index)
+    if ignore_index is None:
+        return base_loss(output, target)
+    labelled = target != ignore_index
+    if _cannot_ignore_entries(base_loss) and not labelled.all():
+        raise ValueError(
+            f"SMP's FocalLoss of mode 'multilabel' cannot ignore entries of masks, got the ignore_index {ignore_index} "
+            'in them: take another loss, such as torch.nn.BCEWithLogitsLoss.')
+    any_labelled = labelled.any()
+    # A mean over no pixel is 0/0 and so is its gradient. Give such a target labels, and the loss weight 0.
+    target = torch.where(any_labelled, target, 1 if ignore_index == 0 else 0)
+    if isinstance(base_loss, smp.losses.MCCLoss):  # the only one of SMP that ignores nothing
+        labelled = (labelled | ~any_labelled).view(len(output), *output.shape[2:])
+        output, target = _pixels(output, labelled), target.view_as(labelled)[labelled][None, :, None]
+    return torch.where(any_labelled, base_loss(output, target), 0.)
+
+
+def _in_the_form_of(base_loss: nn.Module, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """The target in the shape and dtype that a loss of torch or SMP takes."""
+    mode = getattr(base_loss, 'mode', None)
+    if isinstance(base_loss, smp.losses.SoftBCEWithLogitsLoss):
+        return _masks_of(output, target)
+    if not target.is_floating_point():
+        target = target.long()
+    if isinstance(base_loss, smp.losses.MCCLoss) or mode == 'multilabel':
+        return target
+    if target.ndim == 4 and target.shape[1] == 1:
+        target = target[:, 0]
+    if target.ndim == 4 and not isinstance(base_loss, nn.CrossEntropyLoss):
+        raise ValueError(
+            f"SMP's {type(base_loss).__name__} of several classes takes labels (N, H, W), got masks "
+            f"{tuple(target.shape)}: pass target.argmax(1), or a loss of mode 'multilabel'.")
+    if target.ndim == 3 and target.is_floating_point() and mode != 'binary':
+        target = check_labels(target, output.shape[1], base_loss.ignore_index)
+    return target
+
+
+def _masks_of(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Labels (N, H, W) of a binary output as a mask (N, 1, H, W); masks as they are; in the output's dtype."""
+    if target.ndim == 3 and output.shape[1] == 1:
+        target = target[:, None]
+    return target.to(output.dtype)
+
+
+def _binary_cross_entropy_of_torch(
+        base_loss: nn.BCEWithLogitsLoss,
+        output: torch.Tensor,
+        target: torch.Tensor,
+        ignore_index: int | None,
+) -> torch.Tensor:
+    """Torch's binary cross entropy, which has no ignored label, over the labelled entries."""
+    target = _masks_of(output, target)
+    if ignore_index is None:
+        return base_loss(output, target)
+    labelled = target != ignore_index
+    losses = F.binary_cross_entropy_with_logits(
+        output, torch.where(labelled, target, 0.), base_loss.weight, reduction='none', pos_weight=base_loss.pos_weight)
+    losses = torch.where(labelled, losses, 0.)
+    if base_loss.reduction == 'mean':
+        return losses.sum() / labelled.sum().clamp(min=1)
+    return losses.sum() if base_loss.reduction == 'sum' else losses
+
+
+# Losses by name.
+
+
+class _CrossEntropy(nn.Module):
+    """Cross entropy of labels, binary or of several classes, as the weighted mean over the labelled pixels.
+
+    A binary one is that of two classes with logits 0 and z.
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int | None, class_weights: torch.Tensor | None = None):
         super().__init__()
-        self.losses = nn.ModuleList(losses)
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.register_buffer('weight', class_weights)
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return sum(loss(logits, target) for loss in self.losses)
+        """Loss of logits (N, C, H, W) and labels (N, H, W); a binary target may hold shares of class 1."""
+        weight = None if self.weight is None else self.weight.to(logits.dtype)
+        if self.num_classes > 1:
+            ignored = _TORCH_IGNORE_INDEX if self.ignore_index is None else self.ignore_index
+            return F.cross_entropy(logits, target, weight, ignore_index=ignored)
+        target = target.to(logits.dtype)
+        counted = torch.ones_like(target) if self.ignore_index is None else (target != self.ignore_index).to(target)
+        target = target * counted
+        if weight is not None:
+            counted = counted * torch.lerp(weight[0], weight[1], target)
+            # the weights of the two halves of the loss of a pixel, over what they sum to
+            z = logits[:, 0]
+            losses = weight[0] * (1 - target) * F.softplus(z) + weight[1] * target * F.softplus(-z)
+            return (losses * (counted > 0)).sum() / counted.sum().clamp(min=1e-6)
+        losses = F.binary_cross_entropy_with_logits(logits[:, 0], target, reduction='none')
+        return (losses * counted).sum() / counted.sum().clamp(min=1)
+
+
+class _SegmentationLoss(nn.Module):
+    """Sum of losses by name, in float32, of labels that are checked; 0 with gradient 0 where all are ignored."""
+
+    def __init__(
+            self,
+            losses: Mapping[str, nn.Module],
+            times: Mapping[str, int],
+            num_classes: int,
+            ignore_index: int | None,
+    ):
+        super().__init__()
+        self.losses = nn.ModuleDict(losses)
+        self.times = dict(times)
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Loss of a batch.
+
+        Args:
+            logits: (N, num_classes, H, W) of any float dtype.
+            target: (N, H, W) or (N, 1, H, W) labels; of a binary loss also shares of the foreground, 0 to 1. The cross
+                entropy of several classes takes their shares too, (N, num_classes, H, W) floats that are all 0 in
+                pixels without a label.
+
+        Returns:
+            Scalar, float32 for logits of 16 bits.
+
+        Raises:
+            ValueError: Another number of channels, another form of target, or labels out of range.
+        """
+        if logits.shape[1] != self.num_classes:
+            raise ValueError(
+                f'The loss is one of num_classes {self.num_classes}, got logits of {logits.shape[1]} channels.')
+        if target.ndim == 4 and target.shape[1] == 1:
+            target = target[:, 0]
+        with full_precision(logits) as logits:
+            if target.ndim == 4:
+                return self._of_shares(logits, target)
+            if self.num_classes > 1 or not target.is_floating_point():
+                target = check_labels(target, max(2, self.num_classes), self.ignore_index)
+            else:
+                check_masks(target, self.ignore_index)
+            if self.ignore_index is None:
+                return self._of_labels(logits, target)
+            # a mean over no pixel is 0/0 and so is its gradient: give it labels and weight 0
+            any_labelled = (target != self.ignore_index).any()
+            target = torch.where(any_labelled, target, 1 if self.ignore_index == 0 else 0)
+            return torch.where(any_labelled, self._of_labels(logits, target), 0.)
+
+    def _of_labels(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return sum(times * self.losses[part](logits, target) for part, times in self.times.items())
+
+    def _of_shares(self, logits: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+        if set(self.times) != {'ce'} or not shares.is_floating_point():
+            raise ValueError(
+                f"The target must be labels (N, H, W), or for the loss 'ce' the shares of the classes as floats, got "
+                f"{shares.dtype} {tuple(shares.shape)} for {'+'.join(self.times)!r}: pass the labels of one-hot masks, "
+                'target.argmax(1).')
+        return self.times['ce'] * _soft_cross_entropy(logits, shares.to(logits.dtype), self.losses['ce'].weight)
 
 
 def create_segmentation_loss(
         name: str,
         num_classes: int,
-        ignore_index: int,
+        ignore_index: int | None = None,
         class_weights: Sequence[float] | None = None,
 ) -> nn.Module:
     """A base loss by name.
 
+    Each is taken over the labelled pixels of the batch only. The cross entropy of one channel equals that of two whose
+    first is 0.
+
     Args:
         name: 'ce' (cross entropy), 'dice', 'focal' or 'lovasz', or their sum, such as 'ce+dice'.
         num_classes: Channels of the logits; with 1 the losses are binary.
-        ignore_index: Label without a loss.
+        ignore_index: Label without a loss, one of the classes or not; None: all pixels count.
         class_weights: Weight of each class in the cross entropy, above 0, for rare classes; two of a binary loss,
-            background and foreground. The other losses have none.
+            background and foreground. The mean is divided by the weights of the labelled pixels. That of an ignored
+            class has no effect and may be anything. The other losses have none.
 
     Returns:
         A loss of (N, num_classes, H, W) logits and (N, H, W) labels.
@@ -271,28 +547,28 @@ def create_segmentation_loss(
     """
     mode = 'binary' if num_classes == 1 else 'multiclass'
     factories = {
-        'ce': _BinaryCrossEntropy if num_classes == 1 else nn.CrossEntropyLoss,
-        'dice': partial(smp.losses.DiceLoss, mode),
-        'focal': partial(smp.losses.FocalLoss, mode),
-        'lovasz': partial(smp.losses.LovaszLoss, mode),
+        'ce': lambda: _CrossEntropy(num_classes, ignore_index, weights),
+        'dice': lambda: smp.losses.DiceLoss(mode, ignore_index=ignore_index),
+        'focal': lambda: smp.losses.FocalLoss(mode, ignore_index=ignore_index),
+        'lovasz': lambda: smp.losses.LovaszLoss(mode, ignore_index=ignore_index),
     }
     parts = name.split('+')
-    unknown = [part for part in parts if part not in factories]
-    if unknown:
+    if not all(part in factories for part in parts):
         raise ValueError(f"The loss must be one of {', '.join(factories)}, or a sum such as 'ce+dice', got {name!r}.")
+    weights = None
     if class_weights is not None:
         if 'ce' not in parts:
             raise ValueError(f"Class weights belong to the cross entropy, got the loss {name!r}: add it, 'ce+{name}'.")
-        factories['ce'] = partial(factories['ce'], **_weights_of_classes(class_weights, num_classes))
-    losses = [factories[part](ignore_index=ignore_index) for part in parts]
-    return losses[0] if len(losses) == 1 else _SumLoss(losses)
+        weights = _weights_of_classes(class_weights, max(2, num_classes), ignore_index)
+    times = Counter(parts)  # 'ce+dice+dice' computes dice once
+    return _SegmentationLoss({part: factories[part]() for part in times}, times, num_classes, ignore_index)
 
 
-def _weights_of_classes(class_weights: Sequence[float], num_classes: int) -> dict[str, torch.Tensor]:
-    number = max(2, num_classes)
-    if len(class_weights) != number or not min(class_weights) > 0:
+def _weights_of_classes(class_weights: Sequence[float], number: int, ignore_index: int | None) -> torch.Tensor:
+    weights = [0. if label == ignore_index else weight for label, weight in enumerate(class_weights)]
+    counted = [weight for label, weight in enumerate(weights) if label != ignore_index]
+    if len(weights) != number or not all(isfinite(weight) and weight > 0 for weight in counted):
         raise ValueError(
             f'There must be {number} class weights above 0, one for each class, got {len(class_weights)}: '
             f'{tuple(class_weights)}.')
-    weights = torch.tensor(class_weights, dtype=torch.float32)
-    return {'weight': weights} if num_classes > 1 else {'pos_weight': weights[1:] / weights[0]}
+    return torch.tensor(weights, dtype=torch.float32)
