@@ -9,7 +9,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from ..disparity import check_depth_range, disparity_to_depth, valid_depth
-from .losses import MultiScaleLoss
+from .losses import MultiScaleLoss, full_precision
 
 __all__ = ['MultiScaleDepthLoss', 'ScaleInvariantLogLoss', 'edge_aware_smoothness', 'scale_invariant_log']
 
@@ -100,7 +100,7 @@ class ScaleInvariantLogLoss(nn.Module):
         variance_focus: As for `scale_invariant_log`.
 
     Raises:
-        ValueError: A range of depths that is none.
+        ValueError: Not 0 < min_depth < max_depth.
     """
 
     def __init__(self, min_depth: float = 0.1, max_depth: float = 100., variance_focus: float = 0.5):
@@ -178,12 +178,13 @@ class MultiScaleDepthLoss(nn.Module):
         """
         scales = sorted(scale for _, scale in outputs)
         disparities = [outputs['disp', scale] for scale in scales]
-        losses = self.multi_scale.forward_scales(disparities, depth)
-        smooth = sum(
-            2. ** -scale * edge_aware_smoothness(disparity, _shrink(image, scale))
-            for scale, disparity in zip(scales, disparities, strict=True))
+        losses = self.multi_scale.forward_scales(disparities, depth, scales)
+        with full_precision(image) as image:
+            smooth = sum(
+                2. ** -scale * edge_aware_smoothness(disparity, _shrink(image, scale))
+                for scale, disparity in zip(scales, disparities, strict=True))
         return {**losses, 'loss': losses['loss'] + self.smoothness * smooth, 'loss_smooth': smooth.detach()}
 
     def finest(self, disparity: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
-        """The first loss at the finest scale alone, of disparity (N, 1, h, w) and depth (N, H, W)."""
+        """The first loss at the finest scale only, of disparity (N, 1, h, w) and depth (N, H, W)."""
         return self.multi_scale.finest(disparity, depth)

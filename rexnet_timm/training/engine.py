@@ -273,7 +273,7 @@ def fit(
     """
     distributed = world_size > 1
     best_metric, best_epoch = None, None
-    known = task.create_evaluator().compute()
+    known = task.create_evaluator().metric_names
     if eval_metric not in known:
         raise ValueError(f'--eval-metric must be one of {", ".join(known)}, got {eval_metric!r}.')
     if primary and output_dir is not None:

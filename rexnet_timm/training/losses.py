@@ -5,7 +5,8 @@ with weights. The scheme is that of Deeply-Supervised Nets, https://arxiv.org/ab
 each halving of the size is nnU-Net's, https://arxiv.org/abs/1809.10486; the names of the weights are MONAI's,
 https://docs.monai.io.
 
-All losses compute in float32 or wider, under autocast too: sums over the pixels of a batch overflow or stall in 16 bits.
+All losses compute in float32 or wider, under autocast too: sums over the pixels of a batch overflow or stall in 16
+bits.
 """
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -211,8 +212,8 @@ class MultiScaleLoss(nn.Module):
         channels = output.shape[1]
         if target.ndim not in (3, 4) or target.ndim == 4 and target.shape[1] not in (1, channels):
             raise ValueError(
-                f'The target must be labels (N, H, W) or masks (N, C, H, W) of 1 channel or of {channels}, as many as the '
-                f'output has, got {tuple(target.shape)}.')
+                f'The target must be labels (N, H, W) or masks (N, C, H, W) of 1 channel or of {channels}, as many as '
+                f'the output has, got {tuple(target.shape)}.')
         with full_precision(output) as output:
             if self.target == 'upsample':
                 output = enlarge(output, scale, target.shape[-2:])

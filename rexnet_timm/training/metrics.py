@@ -1,12 +1,40 @@
 """ Metrics of dense tasks from exact sums, added up over ranks: a confusion matrix, and errors of depth. """
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 
 from ..disparity import valid_depth
+from .targets import check_labels
 
-__all__ = ['ConfusionMatrix', 'DepthErrors']
+__all__ = ['ConfusionMatrix', 'DepthErrors', 'distinct_names']
+
+
+def distinct_names(names: Sequence[str] | None, num_classes: int) -> list[str]:
+    """Names of classes, no two of them equal.
+
+    Args:
+        names: A name for each class, or None.
+        num_classes: Number of classes.
+
+    Returns:
+        The names; 'NAME (class I)' for those that several classes have, and the numbers of the classes where there are
+        no names.
+
+    Raises:
+        ValueError: More or fewer names than classes.
+    """
+    if names is None:
+        return [str(index) for index in range(num_classes)]
+    if isinstance(names, str) or len(names) != num_classes:
+        received = repr(names) if isinstance(names, str) else f'{len(names)}: {", ".join(map(str, names))}'
+        raise ValueError(
+            f'class_names must be one name for each of the {num_classes} classes, in their order, without the ignored '
+            f'label if that is no class, got {received}.')
+    names = [str(name) for name in names]
+    result = [name if names.count(name) == 1 else f'{name} (class {index})' for index, name in enumerate(names)]
+    return result if len(set(result)) == len(result) else [f'{name} (class {i})' for i, name in enumerate(names)]
 
 
 class ConfusionMatrix:
@@ -14,9 +42,12 @@ class ConfusionMatrix:
 
     A batch's metrics are never averaged: the counts are summed over batches and ranks, and the ratios are taken once.
 
+    An ignored label may be one of the classes. Its pixels do not count, its own entries are NaN, and no mean includes
+    it. Where it is predicted on a labelled pixel, the true class has missed that pixel.
+
     Args:
         num_classes: Number of classes, at least 2.
-        ignore_index: Label of pixels that do not count.
+        ignore_index: Label of pixels that do not count, one of the classes or not.
         device: Device of the counts, normally that of the network's output.
     """
 
@@ -32,7 +63,7 @@ class ConfusionMatrix:
         """Count a batch.
 
         Args:
-            prediction: Predicted classes, integers of any shape.
+            prediction: Predicted classes, whole numbers of any shape.
             target: True classes of the same shape, in 0..num_classes-1 or `ignore_index`.
 
         Raises:
@@ -41,15 +72,12 @@ class ConfusionMatrix:
         if prediction.shape != target.shape:
             raise ValueError(
                 f'prediction and target must have one shape, got {tuple(prediction.shape)} and {tuple(target.shape)}.')
-        prediction, target = prediction.to(self.counts.device), target.to(self.counts.device, torch.int64)
+        prediction, target = prediction.to(self.counts.device), target.to(self.counts.device)
         if self.ignore_index is not None:
             valid = target != self.ignore_index
             prediction, target = prediction[valid], target[valid]
-        for name, labels in (('prediction', prediction), ('target', target)):
-            if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
-                raise ValueError(
-                    f'{name} must be in 0..{self.num_classes - 1} or the ignore_index {self.ignore_index}, '
-                    f'got values from {int(labels.min())} to {int(labels.max())}.')
+        prediction = check_labels(prediction, self.num_classes, name='prediction')
+        target = check_labels(target, self.num_classes, self.ignore_index)
         pairs = (target * self.num_classes + prediction).flatten()
         self.counts += torch.bincount(pairs, minlength=self.num_classes ** 2).view_as(self.counts)
 
@@ -64,45 +92,60 @@ class ConfusionMatrix:
         counts = self.counts.cpu().double()  # not every device has float64
         return counts.diagonal(), counts.sum(0), counts.sum(1)
 
+    def _of_classes(self, ratio: torch.Tensor) -> torch.Tensor:
+        if self.ignore_index is not None and 0 <= self.ignore_index < self.num_classes:
+            ratio[self.ignore_index] = math.nan
+        return ratio
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no labelled pixel was counted, so that all metrics are NaN."""
+        return not self.counts.any()
+
     def iou(self) -> torch.Tensor:
         """(num_classes,) intersection over union in 0..1; NaN for a class neither predicted nor present."""
         hits, predicted, present = self._totals()
-        return hits / (predicted + present - hits)
+        return self._of_classes(hits / (predicted + present - hits))
 
     def dice(self) -> torch.Tensor:
         """(num_classes,) Dice coefficient (F1) in 0..1; NaN for a class neither predicted nor present."""
         hits, predicted, present = self._totals()
-        return 2 * hits / (predicted + present)
+        return self._of_classes(2 * hits / (predicted + present))
 
     def recall(self) -> torch.Tensor:
         """(num_classes,) share of each class's pixels that were found, in 0..1; NaN for a class not present."""
         hits, _, present = self._totals()
-        return hits / present
+        return self._of_classes(hits / present)
 
     def pixel_accuracy(self) -> float:
-        """Share of pixels with the right class, in 0..1; NaN where nothing was counted."""
+        """Share of labelled pixels with the right class, in 0..1; NaN where nothing was counted."""
         hits, _, present = self._totals()
         return (hits.sum() / present.sum()).item()
 
     def summary(self, class_names: Sequence[str] | None = None) -> dict[str, float]:
         """All metrics in percent.
 
-        Means are over the classes that are present or predicted at least once.
+        Means are over the classes that are present or predicted at least once, without an ignored one.
 
         Args:
-            class_names: Names for the per-class entries; None: the numbers of the classes.
+            class_names: Names for the per-class entries, made distinct by `distinct_names`; None: the numbers of the
+                classes.
 
         Returns:
             {'miou', 'mdice', 'macc' (mean recall), 'pixel_acc', 'iou_NAME' for every class}
+
+        Raises:
+            ValueError: More or fewer names than classes.
         """
         iou = self.iou()
-        names = [str(index) for index in range(self.num_classes)] if class_names is None else class_names
         return {
             'miou': 100 * iou.nanmean().item(),
             'mdice': 100 * self.dice().nanmean().item(),
             'macc': 100 * self.recall().nanmean().item(),
             'pixel_acc': 100 * self.pixel_accuracy(),
-            **{f'iou_{name}': 100 * value for name, value in zip(names, iou.tolist(), strict=True)},
+            **{
+                f'iou_{name}': 100 * value
+                for name, value in zip(distinct_names(class_names, self.num_classes), iou.tolist(), strict=True)},
         }
 
 
@@ -129,7 +172,7 @@ class DepthErrors:
     ):
         self.min_depth = min_depth
         self.max_depth = max_depth
-        dtype = torch.float32 if torch.device(device or 'cpu').type == 'mps' else torch.float64  # which MPS has not
+        dtype = torch.float32 if torch.device(device or 'cpu').type == 'mps' else torch.float64  # MPS lacks it
         # pixels, relative errors, squared errors, pixels below each threshold
         self.sums = torch.zeros(3 + len(self._THRESHOLDS), dtype=dtype, device=device)
 
@@ -161,6 +204,11 @@ class DepthErrors:
         total.sums = self.sums.clone()
         dist.all_reduce(total.sums)
         return total
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no pixel of a valid depth was counted, so that all metrics are NaN."""
+        return not self.sums[0] > 0
 
     def summary(self) -> dict[str, float]:
         """The metrics; NaN where nothing was counted.

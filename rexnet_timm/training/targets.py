@@ -96,7 +96,7 @@ def check_masks(masks: torch.Tensor, ignore_index: int | None = None) -> None:
         ignored = '' if ignore_index is None else f' or the ignore_index {ignore_index}'
         raise ValueError(
             f'Masks must hold 0 to 1, whether a pixel belongs to a class{ignored}, got {masks[outside][0].item():g}: '
-            'pass the numbers of several classes as (N, H, W) labels, and the value of unlabelled entries as ignore_index.')
+            'pass the numbers of classes as (N, H, W) labels, and as ignore_index the value of unlabelled entries.')
 
 
 def resize_target(target: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
