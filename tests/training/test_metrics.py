@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rexnet_timm.training.metrics import ConfusionMatrix
+from rexnet_timm.training.metrics import ConfusionMatrix, distinct_names
 
 
 def test_metrics_agree_with_counting_by_hand():
@@ -44,6 +44,7 @@ def test_a_class_that_is_only_predicted_counts_as_zero():
 @pytest.mark.parametrize('prediction, target, message', [
     ([0, 1], [0, 3], r'target must be in 0..2 or the ignore_index 255, got values from 0 to 3'),
     ([0, 3], [0, 1], r'prediction must be in 0..2'),
+    ([0, 1], [0.5, 1], r'target must hold whole numbers'),
     ([0, 1, 2], [0, 1], r'one shape, got \(3,\) and \(2,\)'),
 ])
 def test_wrong_labels_are_refused(prediction, target, message):
@@ -54,3 +55,41 @@ def test_wrong_labels_are_refused(prediction, target, message):
 def test_one_class_is_refused():
     with pytest.raises(ValueError, match='at least 2 .* got 1'):
         ConfusionMatrix(1)
+
+
+@pytest.mark.parametrize('ignored', [0, 2])
+def test_an_ignored_class_is_no_class_of_the_means(ignored):
+    a, b = (label for label in range(3) if label != ignored)
+    target = torch.tensor([ignored] * 2 + [a] * 4 + [b] * 4)
+    matrix = ConfusionMatrix(3, ignored)
+    matrix.update(target.where(target != ignored, a), target)
+    assert {matrix.summary()[name] for name in ('miou', 'mdice', 'macc', 'pixel_acc')} == {100}
+    prediction = target.clone()
+    prediction[5] = ignored  # one pixel of class a is missed, and no class has it too much
+    matrix = ConfusionMatrix(3, ignored)
+    matrix.update(prediction, target)
+    summary = matrix.summary()
+    assert summary['miou'] == pytest.approx(100 * (3 / 4 + 1) / 2)
+    assert summary['mdice'] == pytest.approx(100 * (6 / 7 + 1) / 2)
+    assert summary['macc'] == pytest.approx(100 * (3 / 4 + 1) / 2)
+    assert summary['pixel_acc'] == pytest.approx(100 * 7 / 8)
+    assert math.isnan(summary[f'iou_{ignored}']) and summary[f'iou_{a}'] == 75 and summary[f'iou_{b}'] == 100
+
+
+def test_classes_of_one_name_are_told_apart():
+    matrix = ConfusionMatrix(4)
+    matrix.update(torch.tensor([0, 1, 1, 3]), torch.tensor([0, 1, 3, 3]))
+    summary = matrix.summary(['road', 'pole', 'car', 'pole'])
+    assert [name for name in summary if name.startswith('iou_')] == [
+        'iou_road', 'iou_pole (class 1)', 'iou_car', 'iou_pole (class 3)']
+    assert summary['iou_pole (class 1)'] == 50
+    assert len(set(distinct_names(['a', 'a', 'a (class 1)'], 3))) == 3
+
+
+@pytest.mark.parametrize('names, message', [
+    (['a', 'b'], 'one name for each of the 3 classes, .* got 2: a, b'),
+    (['a', 'b', 'c', 'd'], 'got 4: a, b, c, d'), ('abc', "got 'abc'"),
+])
+def test_a_wrong_number_of_names_is_refused(names, message):
+    with pytest.raises(ValueError, match=message):
+        ConfusionMatrix(3).summary(names)
