@@ -71,9 +71,9 @@ class MultiScaleLoss(nn.Module):
             'soft': the shares of the classes below scale 0, for mean losses that take labels and probabilities
             (N, C, h, w), as torch's cross entropy does; of a binary target the share of class 1, (N, h, w).
             'upsample': the logits are enlarged by 2**s and cut to the target.
-        ignore_index: Label without a loss; None asks `base_loss` for its attribute of that name. Torch's and SMP's
-            losses ignore it whatever their own ignored label is; a loss of your own must ignore it by itself. A scale
-            where no other label is left has loss 0 and gradient 0, where a mean would not be finite.
+        ignore_index: Label without a loss; None asks `base_loss` for its attribute of that name. Losses of torch and
+            SMP that were told no other label ignore it too; a loss of your own must do so by itself. A scale where no
+            other label is left has loss 0 and gradient 0, where a mean would not be finite.
         object_share: Share of a cell, above 0 to 1, for `target='object'`.
         background: Classes that are no objects for `target='object'`: in street scenes, say, sky, road and buildings.
         fade_epochs: First and last epoch of a linear fade of all weights but the finest one's to 0, told by
@@ -116,11 +116,16 @@ class MultiScaleLoss(nn.Module):
         if target == 'soft':
             _check_takes_shares(base_loss)
         several = isinstance(base_loss, Sequence)
-        first = base_loss[0] if several else base_loss
+        losses = list(base_loss) if several else [base_loss]
+        if ignore_index is None:
+            told = [getattr(loss, 'ignore_index', None) for loss in losses]
+            # torch's default, which stands for no label, gives way to a label that another loss was told
+            ignore_index = min(
+                (own for own in told if own is not None), key=lambda own: own == _TORCH_IGNORE_INDEX, default=None)
         self.weights = weights
         self.target = target
-        self.ignore_index = getattr(first, 'ignore_index', None) if ignore_index is None else ignore_index
-        losses = [_ignoring(loss, self.ignore_index) for loss in (base_loss if several else [base_loss])]
+        self.ignore_index = ignore_index
+        losses = [_ignoring(loss, ignore_index) for loss in losses]
         # a module list keeps the buffers of the losses, such as class weights, on the right device
         self.base_loss = nn.ModuleList(losses) if several else losses[0]
         self.object_share = object_share
@@ -322,16 +327,18 @@ def _soft_cross_entropy(
     return losses.sum() / counted.sum().clamp(min=1e-6)
 
 
+def _own_ignore_index(base_loss: BaseLoss) -> int | None:
+    """The label that a loss was told to ignore; None where it was told none, and for torch's default."""
+    own = getattr(base_loss, 'ignore_index', None)
+    return None if own == _TORCH_IGNORE_INDEX else own
+
+
 def _ignoring(base_loss: BaseLoss, ignore_index: int | None) -> BaseLoss:
-    """A loss of torch, SMP or this file that ignores `ignore_index`: itself, or a copy; other losses as they are."""
-    if _cannot_ignore_entries(base_loss):
-        own, ignore_index = base_loss.ignore_index, None
-    elif isinstance(base_loss, (nn.CrossEntropyLoss, _SegmentationLoss, *_SMP_LOSSES)):
-        own = getattr(base_loss, 'ignore_index', ignore_index)
-        ignore_index = own if ignore_index is None else ignore_index
-    else:
-        return base_loss
-    if own == ignore_index:
+    """A loss of torch, SMP or this file that was told no ignored label, as a copy that ignores this; others as they
+    are."""
+    known = isinstance(base_loss, (nn.CrossEntropyLoss, _SegmentationLoss, *_SMP_LOSSES))
+    told = _own_ignore_index(base_loss) is not None or getattr(base_loss, 'ignore_index', None) == ignore_index
+    if not known or told or _ignores_no_entry(base_loss):
         return base_loss
     base_loss = deepcopy(base_loss)
     for part in base_loss.modules():
@@ -340,7 +347,7 @@ def _ignoring(base_loss: BaseLoss, ignore_index: int | None) -> BaseLoss:
     return base_loss
 
 
-def _cannot_ignore_entries(base_loss: BaseLoss) -> bool:
+def _ignores_no_entry(base_loss: BaseLoss) -> bool:
     # with an ignored label it indexes one class with the mask of all
     return isinstance(base_loss, smp.losses.FocalLoss) and base_loss.mode == 'multilabel'
 
@@ -354,22 +361,25 @@ def _loss_of_labels(
     """The base loss of labels (N, H, W) or (N, 1, H, W), or masks (N, C, H, W); 0 where all are ignored."""
     if isinstance(base_loss, _SegmentationLoss):
         return base_loss(output, target)
-    if isinstance(base_loss, (nn.CrossEntropyLoss, *_SMP_LOSSES)):
-        target = _in_the_form_of(base_loss, output, target)
-        if isinstance(base_loss, nn.CrossEntropyLoss) and target.ndim == 4:
-            check_masks(target, ignore_index)
-            if ignore_index is not None:
-                target = torch.where((target != ignore_index).all(1, keepdim=True), target, 0)
-            return _loss_of_shares(base_loss, output, target.to(output.dtype))
+    own = _own_ignore_index(base_loss)
+    ignore_index = ignore_index if own is None else own
+    if isinstance(base_loss, (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss, *_SMP_LOSSES)):
+        target = _in_the_form_of(base_loss, output, target, ignore_index)
+    if isinstance(base_loss, nn.CrossEntropyLoss) and target.ndim == 4:
+        if ignore_index is not None:
+            target = torch.where((target != ignore_index).all(1, keepdim=True), target, 0)
+        return _loss_of_shares(base_loss, output, target.to(output.dtype))
     if type(base_loss) is nn.BCEWithLogitsLoss:
         return _binary_cross_entropy_of_torch(base_loss, output, target, ignore_index)
     if ignore_index is None:
         return base_loss(output, target)
     labelled = target != ignore_index
-    if _cannot_ignore_entries(base_loss) and not labelled.all():
-        raise ValueError(
-            f"SMP's FocalLoss of mode 'multilabel' cannot ignore entries of masks, got the ignore_index {ignore_index} "
-            'in them: take another loss, such as torch.nn.BCEWithLogitsLoss.')
+    if _ignores_no_entry(base_loss):
+        if not labelled.all():
+            raise ValueError(
+                f"SMP's FocalLoss of mode 'multilabel' cannot ignore entries of masks, got the ignore_index "
+                f'{ignore_index} in them: take another loss, such as torch.nn.BCEWithLogitsLoss.')
+        return base_loss(output, target)
     any_labelled = labelled.any()
     # A mean over no pixel is 0/0 and so is its gradient. Give such a target labels, and the loss weight 0.
     target = torch.where(any_labelled, target, 1 if ignore_index == 0 else 0)
@@ -379,31 +389,28 @@ def _loss_of_labels(
     return torch.where(any_labelled, base_loss(output, target), 0.)
 
 
-def _in_the_form_of(base_loss: nn.Module, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """The target in the shape and dtype that a loss of torch or SMP takes."""
+def _in_the_form_of(
+        base_loss: nn.Module,
+        output: torch.Tensor,
+        target: torch.Tensor,
+        ignore_index: int | None,
+) -> torch.Tensor:
+    """The target in the shape and dtype that a loss of torch or SMP takes, its values checked."""
     mode = getattr(base_loss, 'mode', None)
-    if isinstance(base_loss, smp.losses.SoftBCEWithLogitsLoss):
-        return _masks_of(output, target)
-    if not target.is_floating_point():
-        target = target.long()
-    if isinstance(base_loss, smp.losses.MCCLoss) or mode == 'multilabel':
-        return target
-    if target.ndim == 4 and target.shape[1] == 1:
+    several = isinstance(base_loss, (nn.CrossEntropyLoss, smp.losses.SoftCrossEntropyLoss)) or mode == 'multiclass'
+    if target.ndim == 4 and target.shape[1] == 1 and (several or mode == 'binary'):
         target = target[:, 0]
-    if target.ndim == 4 and not isinstance(base_loss, nn.CrossEntropyLoss):
+    if several and target.ndim == 3:
+        return check_labels(target, output.shape[1], ignore_index)
+    if several and not isinstance(base_loss, nn.CrossEntropyLoss):
         raise ValueError(
             f"SMP's {type(base_loss).__name__} of several classes takes labels (N, H, W), got masks "
             f"{tuple(target.shape)}: pass target.argmax(1), or a loss of mode 'multilabel'.")
-    if target.ndim == 3 and target.is_floating_point() and mode != 'binary':
-        target = check_labels(target, output.shape[1], base_loss.ignore_index)
-    return target
-
-
-def _masks_of(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Labels (N, H, W) of a binary output as a mask (N, 1, H, W); masks as they are; in the output's dtype."""
-    if target.ndim == 3 and output.shape[1] == 1:
-        target = target[:, None]
-    return target.to(output.dtype)
+    check_masks(target, ignore_index)
+    if isinstance(base_loss, (nn.BCEWithLogitsLoss, smp.losses.SoftBCEWithLogitsLoss)):
+        # labels of a binary output become masks (N, 1, H, W)
+        return (target[:, None] if target.ndim == 3 and output.shape[1] == 1 else target).to(output.dtype)
+    return target if target.is_floating_point() else target.long()
 
 
 def _binary_cross_entropy_of_torch(
@@ -413,7 +420,6 @@ def _binary_cross_entropy_of_torch(
         ignore_index: int | None,
 ) -> torch.Tensor:
     """Torch's binary cross entropy, which has no ignored label, over the labelled entries."""
-    target = _masks_of(output, target)
     if ignore_index is None:
         return base_loss(output, target)
     labelled = target != ignore_index

@@ -520,6 +520,17 @@ def test_losses_of_torch_and_smp_ignore_what_they_are_told(classes, ignore_index
         torch.testing.assert_close(MultiScaleLoss(base, ignore_index=ignore_index)(outputs, target), right)
 
 
+def test_each_loss_keeps_the_label_that_it_was_told_to_ignore():
+    outputs, target = outputs_and_target(classes=3, scales=(0, 1))
+    bases = [nn.CrossEntropyLoss(), smp.losses.DiceLoss('multiclass', ignore_index=0)]
+    losses = MultiScaleLoss(bases).forward_scales(outputs, target.where(target != 0, 1))
+    assert losses['loss_scale_0'] > 0
+    losses = MultiScaleLoss(bases, ignore_index=2).forward_scales(outputs, target)
+    torch.testing.assert_close(losses['loss_scale_1'], bases[1](outputs[1], resize_target(target, (12, 17))).detach())
+    torch.testing.assert_close(
+        losses['loss_scale_0'], nn.CrossEntropyLoss(ignore_index=2)(outputs[0], target).detach())
+
+
 def test_mcc_is_over_the_labelled_pixels():
     torch.manual_seed(0)
     output, target = torch.rand(2, 1, 8, 8), torch.randint(2, (2, 8, 8))
@@ -630,6 +641,13 @@ def batch(classes: int, label: float) -> tuple[torch.Tensor, torch.Tensor]:
     (lambda: create_segmentation_loss('ce', 1, 255)(*batch(1, 128.)), 'Masks must hold 0 to 1, .* got 128'),
     (lambda: create_segmentation_loss('ce', 3, 255)(*batch(3, 0.5)), 'must hold whole numbers, .*not probabilities'),
     (lambda: MultiScaleLoss(nn.CrossEntropyLoss())(*batch(3, 0.5)), 'must hold whole numbers'),
+    (lambda: MultiScaleLoss(nn.CrossEntropyLoss())(*batch(3, 255)), 'target must be in 0..2.*, got .* as ignore_index'),
+    (lambda: MultiScaleLoss(smp.losses.FocalLoss('multiclass', ignore_index=0))(*batch(3, 255)),
+     'target must be in 0..2 or the ignore_index 0, got values from 255 to 255'),
+    (lambda: MultiScaleLoss(smp.losses.DiceLoss('binary'))(*batch(1, 255)), 'Masks must hold 0 to 1, .* got 255'),
+    *((lambda loss=loss: MultiScaleLoss(loss)(torch.randn(1, 3, 4, 4), torch.full((1, 3, 4, 4), 255)),
+       'Masks must hold 0 to 1, .* got 255: .* as ignore_index the value of unlabelled entries')
+      for loss in (nn.BCEWithLogitsLoss(), smp.losses.DiceLoss('multilabel'), smp.losses.SoftBCEWithLogitsLoss())),
     (lambda: create_segmentation_loss('ce', 2)(*batch(3, 0)), 'one of num_classes 2, got logits of 3 channels'),
     (lambda: create_segmentation_loss('dice', 3)(torch.randn(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)),
      r"labels .N, H, W., .* for 'dice': pass the labels of one-hot masks, target.argmax"),
