@@ -2,6 +2,7 @@
 
 Pure functions of disparity, depth and image, and the sum over scales that `DepthTask` minimises.
 """
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -143,8 +144,8 @@ class MultiScaleDepthLoss(nn.Module):
             fade_epochs: tuple[int, int] | None = None,
     ):
         super().__init__()
-        if smoothness < 0:
-            raise ValueError(f'smoothness must be at least 0, got {smoothness}.')
+        if not 0 <= smoothness < math.inf:
+            raise ValueError(f'smoothness must be at least 0 and finite, got {smoothness}.')
         base_loss = ScaleInvariantLogLoss(min_depth, max_depth, variance_focus)
         # the depth in the middle of each cell, so that none between an object and what is behind it is invented
         self.multi_scale = MultiScaleLoss(base_loss, weights, target='nearest', fade_epochs=fade_epochs)

@@ -101,7 +101,7 @@ class MultiScaleLoss(nn.Module):
                     f"weights must be {', '.join(map(repr, WEIGHTS))} or a sequence of numbers, got {weights!r}.")
         else:
             weights = tuple(float(weight) for weight in weights)
-            if not weights or min(weights) < 0 or sum(weights) == 0:
+            if not all(isfinite(weight) and weight >= 0 for weight in weights) or not any(weights):
                 raise ValueError(f'weights must be non-negative and not all 0, got {weights}.')
         if target not in TARGETS:
             raise ValueError(f"target must be one of {', '.join(map(repr, TARGETS))}, got {target!r}.")
@@ -110,7 +110,7 @@ class MultiScaleLoss(nn.Module):
         if fade_epochs is not None:
             if not 0 <= fade_epochs[0] < fade_epochs[1]:
                 raise ValueError(f'fade_epochs must be two epochs, 0 <= first < last, got {tuple(fade_epochs)}.')
-            if weights[0] == 0:
+            if not isinstance(weights, str) and weights[0] == 0:
                 raise ValueError(
                     f'With fade_epochs only the finest scale is left, so its weight must be above 0, got {weights}.')
         if target == 'soft':
@@ -550,8 +550,10 @@ def create_segmentation_loss(
         A loss of (N, num_classes, H, W) logits and (N, H, W) labels.
 
     Raises:
-        ValueError: An unknown name, or weights that do not fit.
+        ValueError: An unknown name, no class, or weights that do not fit.
     """
+    if num_classes < 1:
+        raise ValueError(f'num_classes must be 1, for binary masks, or more, got {num_classes}.')
     mode = 'binary' if num_classes == 1 else 'multiclass'
     factories = {
         'ce': lambda: _CrossEntropy(num_classes, ignore_index, weights),

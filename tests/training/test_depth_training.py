@@ -291,7 +291,8 @@ def test_bfloat16_trains():
 
 @pytest.mark.parametrize('call, message', [
     (lambda: MultiScaleDepthLoss(min_depth=0.), 'got 0.0 and 100.0'),
-    (lambda: MultiScaleDepthLoss(smoothness=-1), 'smoothness must be at least 0, got -1'),
+    (lambda: MultiScaleDepthLoss(smoothness=-1), 'smoothness must be at least 0 and finite, got -1'),
+    (lambda: MultiScaleDepthLoss(smoothness=math.nan), 'finite, got nan'),
     (lambda: MultiScaleDepthLoss(weights='half'), "a sequence of numbers, got 'half'"),
     (lambda: scale_invariant_log(torch.ones(1, 2), torch.ones(1, 3)), r'one shape, got \(1, 2\) and \(1, 3\)'),
     (lambda: scale_invariant_log(torch.ones(1, 2), torch.ones(1, 2), variance_focus=2), 'from 0 to 1, got 2'),

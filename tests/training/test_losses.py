@@ -612,6 +612,8 @@ def batch(classes: int, label: float) -> tuple[torch.Tensor, torch.Tensor]:
     (lambda: MultiScaleLoss(nn.CrossEntropyLoss(), 'half'),
      "'same', 'exp', 'two' or a sequence of numbers, got 'half'"),
     (lambda: MultiScaleLoss(nn.CrossEntropyLoss(), (1, -1)), r'non-negative and not all 0, got \(1.0, -1.0\)'),
+    (lambda: MultiScaleLoss(nn.CrossEntropyLoss(), (1, float('nan'))), r'non-negative and not all 0, got \(1.0, nan\)'),
+    (lambda: create_segmentation_loss('ce', 0), 'num_classes must be 1, for binary masks, or more, got 0'),
     (lambda: MultiScaleLoss(nn.CrossEntropyLoss(), ()), r'non-negative and not all 0, got \(\)'),
     (lambda: MultiScaleLoss(nn.CrossEntropyLoss(), target='area'), "target must be one of 'nearest', .*, got 'area'"),
     (lambda: MultiScaleLoss(nn.CrossEntropyLoss(), object_share=0),
