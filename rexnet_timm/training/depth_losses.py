@@ -10,7 +10,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from ..disparity import check_depth_range, disparity_to_depth, valid_depth
-from .losses import MultiScaleLoss, full_precision
+from .losses import MultiScaleLoss
 
 __all__ = ['MultiScaleDepthLoss', 'ScaleInvariantLogLoss', 'edge_aware_smoothness', 'scale_invariant_log']
 
@@ -180,10 +180,9 @@ class MultiScaleDepthLoss(nn.Module):
         scales = sorted(scale for _, scale in outputs)
         disparities = [outputs['disp', scale] for scale in scales]
         losses = self.multi_scale.forward_scales(disparities, depth, scales)
-        with full_precision(image) as image:
-            smooth = sum(
-                2. ** -scale * edge_aware_smoothness(disparity, _shrink(image, scale))
-                for scale, disparity in zip(scales, disparities, strict=True))
+        smooth = sum(
+            2. ** -scale * edge_aware_smoothness(disparity, _shrink(image.float(), scale))
+            for scale, disparity in zip(scales, disparities, strict=True))
         return {**losses, 'loss': losses['loss'] + self.smoothness * smooth, 'loss_smooth': smooth.detach()}
 
     def finest(self, disparity: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:

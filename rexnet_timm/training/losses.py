@@ -30,7 +30,7 @@ from .targets import (
     soft_target,
 )
 
-__all__ = ['MultiScaleLoss', 'create_segmentation_loss', 'full_precision']
+__all__ = ['MultiScaleLoss', 'create_segmentation_loss']
 
 BaseLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -47,7 +47,7 @@ _TORCH_IGNORE_INDEX = -100  # what torch's losses take for "no label is ignored"
 
 
 @contextmanager
-def full_precision(x: torch.Tensor) -> Iterator[torch.Tensor]:
+def _full_precision(x: torch.Tensor) -> Iterator[torch.Tensor]:
     """`x` in float32, or as it is where it is wider, and no autocast on its device within the block."""
     with torch.autocast(x.device.type, enabled=False):
         yield x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
@@ -219,7 +219,7 @@ class MultiScaleLoss(nn.Module):
             raise ValueError(
                 f'The target must be labels (N, H, W) or masks (N, C, H, W) of 1 channel or of {channels}, as many as '
                 f'the output has, got {tuple(target.shape)}.')
-        with full_precision(output) as output:
+        with _full_precision(output) as output:
             if self.target == 'upsample':
                 output = enlarge(output, scale, target.shape[-2:])
             elif self.target == 'soft' and scale > 0 and channels > 1 and (target.ndim == 3 or target.shape[1] == 1):
@@ -501,7 +501,7 @@ class _SegmentationLoss(nn.Module):
                 f'The loss is one of num_classes {self.num_classes}, got logits of {logits.shape[1]} channels.')
         if target.ndim == 4 and target.shape[1] == 1:
             target = target[:, 0]
-        with full_precision(logits) as logits:
+        with _full_precision(logits) as logits:
             if target.ndim == 4:
                 return self._of_shares(logits, target)
             if self.num_classes > 1 or not target.is_floating_point():

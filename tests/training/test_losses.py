@@ -249,6 +249,23 @@ def test_a_batch_with_no_label_has_a_loss_of_zero(name, mode):
             assert base(outputs[0], none).item() == 0
 
 
+@pytest.mark.parametrize('ignore_index', IGNORED[:-1])
+@pytest.mark.parametrize('factory', [
+    lambda ignored: nn.CrossEntropyLoss(ignore_index=ignored),
+    lambda ignored: nn.CrossEntropyLoss(torch.tensor([1., 2., 3.]), ignore_index=ignored, label_smoothing=0.1),
+    *(lambda ignored, loss=loss: loss('multiclass', ignore_index=ignored) for loss in (
+        smp.losses.DiceLoss, smp.losses.FocalLoss, smp.losses.LovaszLoss)),
+    lambda ignored: lambda logits, target: nn.functional.cross_entropy(logits, target, ignore_index=ignored),
+])
+def test_losses_of_others_are_zero_where_there_is_no_label(factory, ignore_index):
+    outputs, target = outputs_and_target(classes=3, size=(9, 12))
+    loss = MultiScaleLoss(factory(ignore_index), ignore_index=ignore_index)(
+        outputs, torch.full_like(target, ignore_index))
+    loss.backward()
+    assert loss.ndim == 0 and loss.item() == 0
+    assert all((output.grad == 0).all() for output in outputs)
+
+
 @pytest.mark.parametrize('mode', ['nearest', 'majority', 'object'])
 @pytest.mark.parametrize('ignore_index', IGNORED[:-1])
 def test_no_loss_moves_an_ignored_cell(ignore_index, mode):
