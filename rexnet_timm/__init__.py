@@ -4,6 +4,8 @@ from .models.any_encoder import create_encoder
 from .models.card import create_model_card
 from .models.depth import ReXDepth
 from .models.encoder import ReXNetV1Encoder
+from .models.fuse import fuse
+from .models.lean import set_lean
 from .models.rexnetv1 import ReXNetV1, ReXNetV1Lite
 from .models.unet import MultiScaleUnet
 from .models.weights import get_preprocessing_params, load_encoder_weights
@@ -24,6 +26,8 @@ __all__ = [
     'create_encoder',
     'create_model_card',
     'disparity_to_depth',
+    'fuse',
     'get_preprocessing_params',
     'load_encoder_weights',
+    'set_lean',
 ]

@@ -9,8 +9,8 @@ What differs from timm's RexNet:
   agree for every published width. Rounded channels (`ch_div > 1`) follow timm.
 * state dicts in NAVER's own layout load as well as timm's, and others are refused with what they lack.
 * the lite form, which timm does not have.
-* on a CPU the layers and blocks write and keep less (`bottleneck.py`, `conv_norm_act.py`, `norm_act.py`); where that
-  does not apply, the SiLUs do not work in place in training, which saves a copy of their input.
+* on a CPU the activations keep less for the backward pass (`lean.py`).
+* torch's own SyncBatchNorm conversion leaves no activation out (`lean.py`).
 
 ReXNet normalises inside its squeeze-excitation over 1x1 maps: training needs at least two images per process.
 """
@@ -26,7 +26,6 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.rexnet import RexNet
 
 from ..files import build_with_file
-from .bottleneck import convert_lean
 from .layout import (
     CLASSIFIER_KEYS,
     FINAL_CHS,
@@ -37,6 +36,7 @@ from .layout import (
     timm_to_naver,
     to_timm_layout,
 )
+from .lean import convert_lean
 
 __all__ = ['ReXNetV1', 'ReXNetV1Lite', 'checkpoint_filter_fn', 'naver_to_timm', 'timm_to_naver']
 
@@ -156,17 +156,7 @@ class ReXNetV1(RexNet):
             self.head_hidden_size = self.head.num_features
             _init_weights(self.features[-1])
             _init_weights(self.head)
-
         convert_lean(self)
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> 'ReXNetV1':
-        """As torch's; the SiLUs work in place only in evaluation, as autograd would copy their input in training."""
-        super().train(mode)
-        for module in self.modules():
-            if isinstance(module, nn.SiLU):
-                module.inplace = not mode
-        return self
 
     def final_chs(self, width_mult: float, ch_div: int) -> int:
         """Channels of the final 1x1 conv."""
@@ -222,6 +212,7 @@ class ReXNetV1Lite(ReXNetV1):
         dd = {k: kwargs[k] for k in ('device', 'dtype') if k in kwargs}
         pool_type = self.head.global_pool.pool_type
         self.head = LiteClassifierHead(self.num_features, self.num_classes, pool_type, self.drop_rate, **dd)
+        convert_lean(self.head)
         self.head_hidden_size = self.head.num_features
 
     def final_chs(self, width_mult: float, ch_div: int) -> int:
