@@ -20,6 +20,7 @@ from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from timm.layers import BatchNormAct2d, SeparableConvNormAct, create_act_layer
 
 from ..grid import scale_size
+from .lean import KeepsActivation
 
 __all__ = ['DECODER_CHANNELS', 'AdditiveDecoder', 'ConcatDecoder', 'create_decoder', 'resize']
 
@@ -34,7 +35,7 @@ def resize(x: torch.Tensor, size: tuple[int, int], mode: str = 'nearest') -> tor
     return F.interpolate(x, size=size, mode=mode, align_corners=False if mode == 'bilinear' else None)
 
 
-class DecoderBlock(nn.Module):
+class DecoderBlock(KeepsActivation, nn.Module):
     """One step up: the coarser features are reduced, enlarged and added to the skip; a residual branch refines the sum.
 
     The coarser features are reduced before they are enlarged, where a convolution costs a quarter.

@@ -4,6 +4,7 @@ In evaluation BatchNorm is an affine map of each channel, which the weights and 
 norm follows which convolution is read off the modules' own `forward` methods, recorded by `torch.fx` one module at a
 time, so that it works for any network, and a sum or a second use in between is seen.
 """
+import copy
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,6 @@ import torch
 import torch.fx
 import torch.nn as nn
 from timm.layers import BatchNormAct2d, Conv2dSame, FrozenBatchNormAct2d, SyncBatchNormAct
-from timm.models import reparameterize_model
 from torch.nn.utils import fuse_conv_bn_weights
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -30,9 +30,10 @@ def fuse(model: nn.Module, inplace: bool = False) -> nn.Module:
     """Fold every BatchNorm that directly follows a convolution into it, for inference.
 
     Works on any network: the backbones, encoders, U-Nets and depth networks of this package, and those of timm and SMP.
-    Blocks that timm's `reparameterize_model` simplifies are simplified too. What is not sure to be equal stays as it
-    is: norms after a sum, without running statistics, or in a module whose `forward` cannot be recorded by `torch.fx`,
-    and convolutions of derived classes, with weights computed by hooks, or used in several places.
+    What is not sure to be equal stays as it is: norms after a sum, without running statistics, or in a module whose
+    `forward` cannot be recorded by `torch.fx`, and convolutions of derived classes, with weights that are computed
+    before each call, or used in several places. timm's `reparameterize_model` does what is left for its own blocks of
+    several branches; call it first.
 
     The outputs are equal to rounding, and dtypes are kept. A convolution gets a bias, and the entries of its norm leave
     the state dict: load weights before fusing. Hooks on a convolution see its output normalised, and, where the
@@ -45,7 +46,7 @@ def fuse(model: nn.Module, inplace: bool = False) -> nn.Module:
     Returns:
         The fused network, in evaluation mode, for inference only: do not train it.
     """
-    model = reparameterize_model(model, inplace=inplace).eval()
+    model = (model if inplace else copy.deepcopy(model)).eval()
     for conv, norm in _pairs(model):
         _fold(conv, norm)
         rest = _rest(norm)
@@ -94,7 +95,7 @@ def _pairs(model: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
             continue
         unrolled |= tracer.unrolled
         for node in graph.nodes:
-            if node.op == 'get_attr':  # a weight that is used by itself
+            if node.op == 'get_attr' and '.' in node.target:  # a weight of another module, used by itself
                 owner = root.get_submodule(node.target.rpartition('.')[0])
                 after[owner].add(None)
                 before[owner].add(None)
