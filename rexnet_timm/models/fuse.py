@@ -49,7 +49,7 @@ def fuse(model: nn.Module, inplace: bool = False) -> nn.Module:
     model = (model if inplace else copy.deepcopy(model)).eval()
     for conv, norm in _pairs(model):
         _fold(conv, norm)
-        rest = _rest(norm)
+        rest = _rest(norm).eval()
         for name, module in list(model.named_modules(remove_duplicate=False)):
             if module is norm:
                 model.set_submodule(name, rest)
