@@ -5,9 +5,10 @@
 
 Each model lives in a process of its own, as it would in use, so that none inherits another's memory or compiled
 kernels. In every round each takes its turn, in each memory format, while the others wait, so that a machine whose speed
-drifts treats all alike. A turn is a step that is not timed and two that are; medians over all are compared, with the
-quartiles for the spread. Peak memory is that of one more process for each model: the highest resident size in two
-training steps over that before them.
+drifts is as fast for one as for the other. A turn is a step that is not timed and two that are; medians over all are
+compared, with the quartiles for the spread. Peak memory is that of one more process for each model: the highest
+resident size in two training steps over that before them.
+The lean layers are on, on every device, except for the row that says otherwise. The fused model is for inference only.
 A table is printed; benchmark.csv and a picture for each size and batch are written.
 """
 import argparse
@@ -34,10 +35,16 @@ from rexnet_timm.training.engine import Precision
 ENCODER = 'tu-rexnet_100'  # timm's ReXNet 1.0x, whose numbers of channels are ours
 REFERENCE = f"smp.Unet('{ENCODER}')"
 CLASSES = 11
+LEAN_OFF = 'rexnetv1_unet_1_0, REXNET_LEAN=0'
+FUSED = 'rexnetv1_unet_1_0, fused'
+
+
+def unet() -> torch.nn.Module:
+    return rexnet_timm.MultiScaleUnet('rexnetv1', classes=CLASSES)
 
 
 def checkpointed() -> torch.nn.Module:
-    model = rexnet_timm.MultiScaleUnet('rexnetv1', classes=CLASSES)
+    model = unet()
     model.set_grad_checkpointing()
     return model
 
@@ -47,7 +54,9 @@ def peer(architecture: str, encoder_name: str = ENCODER) -> torch.nn.Module:
 
 
 MODELS: dict[str, Callable[[], torch.nn.Module]] = {
-    'rexnetv1_unet_1_0': lambda: rexnet_timm.MultiScaleUnet('rexnetv1', classes=CLASSES),
+    'rexnetv1_unet_1_0': unet,
+    LEAN_OFF: unet,
+    FUSED: lambda: rexnet_timm.fuse(unet()),
     'rexnetv1_unet_1_0, checkpointing': checkpointed,
     'encoder alone': lambda: rexnet_timm.create_encoder('rexnetv1'),
     REFERENCE: lambda: peer('unet'),
@@ -70,6 +79,8 @@ class Case:
     """One model at one size."""
 
     def __init__(self, name: str, size: int, batch_size: int, device: torch.device, amp: bool):
+        rexnet_timm.set_lean(name != LEAN_OFF)
+        self.name = name
         self.device = device
         self.precision = Precision.create(device, amp)
         self.model = MODELS[name]().to(device)
@@ -109,7 +120,9 @@ class Case:
             self.model(self.input)
 
     def time_training(self) -> list[float]:
-        """Seconds of forward, loss and backward, twice."""
+        """Seconds of forward, loss and backward, twice; none of a model that cannot train."""
+        if self.name == FUSED:
+            return []
         self.model.train()
         return self._seconds(self.train_step)
 
@@ -177,7 +190,7 @@ def time_models(
 
 def _resident_size(kind: str) -> int:
     """Bytes that this process has ('VmRSS') or has had at the most ('VmHWM') in memory."""
-    # getrusage would do on Linux too, but that a process starts with the peak of the one that started it
+    # getrusage would not do on Linux: there a process starts with the peak of the one that started it
     if sys.platform.startswith('linux'):
         lines = Path('/proc/self/status').read_text().splitlines()
         return 1024 * int(next(line for line in lines if line.startswith(kind)).split()[1])
@@ -215,7 +228,7 @@ def cost(name: str, size: int) -> tuple[float, float]:
 
 
 def measure(args: argparse.Namespace, size: int, batch_size: int) -> list[dict[str, float | str]]:
-    """A row for each model, in its best memory format for each of training and inference."""
+    """A row for each model, in its best memory format for each of training and inference, as far as it does both."""
     device = torch.device(args.device)
     seconds = time_models(args.models, size, batch_size, args.rounds, device, args.amp)
     rows = []
@@ -224,6 +237,8 @@ def measure(args: argparse.Namespace, size: int, batch_size: int) -> list[dict[s
         row: dict[str, float | str] = {
             'model': name, 'size': size, 'batch_size': batch_size, 'params_m': params, 'gmacs': gmacs}
         for kind in ('training', 'inference'):
+            if not seconds[name, False][kind]:
+                continue
             medians = {channels_last: statistics.median(seconds[name, channels_last][kind])
                        for channels_last in (False, True)}
             best = min(medians, key=medians.get)
@@ -232,13 +247,13 @@ def measure(args: argparse.Namespace, size: int, batch_size: int) -> list[dict[s
                 f'{kind}_ms': 1e3 * medians[best], f'{kind}_ms_nchw': 1e3 * medians[False],
                 f'{kind}_ms_nhwc': 1e3 * medians[True], f'{kind}_ms_quartile_1': 1e3 * quartiles[0],
                 f'{kind}_ms_quartile_3': 1e3 * quartiles[2], f'{kind}_format': 'NHWC' if best else 'NCHW'}
-        if not args.no_memory:
+        if not args.no_memory and 'training_format' in row:
             row['memory_mib'] = peak_memory(name, size, batch_size, row['training_format'] == 'NHWC', device)
         rows.append(row)
     reference = next((row for row in rows if row['model'] == REFERENCE), rows[0])
     for row in rows:
         for kind in ('training_ms', 'inference_ms', 'memory_mib'):
-            if kind in row:
+            if kind in row and kind in reference:
                 row[f'{kind.rsplit("_", 1)[0]}_ratio'] = row[kind] / reference[kind]
     return rows
 
@@ -251,13 +266,17 @@ def print_table(rows: Sequence[dict[str, float | str]]) -> None:
     for row in rows:
         cells = [f'`{row["model"]}`', f'{row["params_m"]:.2f}', f'{row["gmacs"]:.2f}']
         for kind in ('training', 'inference'):
+            if f'{kind}_ms' not in row:
+                cells += ['', '']
+                continue
             spread = f'{row[f"{kind}_ms_quartile_1"]:.0f} to {row[f"{kind}_ms_quartile_3"]:.0f}'
-            cells += [f'{row[f"{kind}_ms"]:.0f} ({spread}, {row[f"{kind}_format"]})', f'{row[f"{kind}_ratio"]:.2f}']
-        if 'memory_mib' in row:
-            cells += [f'{row["memory_mib"]:.0f}', f'{row["memory_ratio"]:.2f}']
-        else:
-            cells += ['', '']
+            cells += [f'{row[f"{kind}_ms"]:.0f} ({spread}, {row[f"{kind}_format"]})', _ratio(row, kind)]
+        cells += [f'{row["memory_mib"]:.0f}', _ratio(row, 'memory')] if 'memory_mib' in row else ['', '']
         print(f'| {" | ".join(cells)} |')
+
+
+def _ratio(row: dict[str, float | str], kind: str) -> str:
+    return f'{row[f"{kind}_ratio"]:.2f}' if f'{kind}_ratio' in row else ''
 
 
 def draw_bars(rows: Sequence[dict[str, float | str]], path: Path) -> None:
@@ -267,11 +286,13 @@ def draw_bars(rows: Sequence[dict[str, float | str]], path: Path) -> None:
     draw = ImageDraw.Draw(picture)
     title = f'{rows[0]["size"]} x {rows[0]["size"]}, batch {rows[0]["batch_size"]}: ms'
     draw.text((10, 10), title, fill='black', font=font)
-    longest = max(float(row['training_ms']) for row in rows)
+    longest = max(float(row[kind]) for row in rows for kind in ('training_ms', 'inference_ms') if kind in row)
     for index, row in enumerate(rows):
         top = 40 + line * index
         draw.text((10, top + 8), str(row['model']), fill='black', font=font)
         for offset, kind, color in ((0, 'training_ms', '#4296ea'), (19, 'inference_ms', '#f4bd3c')):
+            if kind not in row:
+                continue
             end = label + float(row[kind]) / longest * (width - label - 70)
             draw.rectangle((label, top + offset, end, top + offset + 16), fill=color)
             draw.text((end + 6, top + offset), f'{row[kind]:.0f}', fill='black', font=font)
@@ -307,7 +328,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, float | str]]:
         draw_bars(group, args.output / f'benchmark-{size}-{batch_size}.png')
         rows += group
     with open(args.output / 'benchmark.csv', 'w', newline='') as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(rows)
     return rows

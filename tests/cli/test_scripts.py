@@ -262,15 +262,16 @@ def test_the_demo_writes_its_picture(tmp_path, capsys):
         assert picture.width > 7 * 192 and len(colors) > 100
 
 
-BENCHMARK = ['--models', 'rexnetv1_unet_1_0', "smp.Unet('tu-rexnet_100')", *(
-    '--batch-sizes 2 --rounds 2 --device cpu --sizes').split()]
+MODELS = ['rexnetv1_unet_1_0', "smp.Unet('tu-rexnet_100')"]
+FUSED = 'rexnetv1_unet_1_0, fused'
+LEAN_OFF = 'rexnetv1_unet_1_0, REXNET_LEAN=0'
 
 
-def run_benchmark(size: int, output: Path, *options: str) -> tuple[str, list[dict[str, str]]]:
+def run_benchmark(models: list[str], size: int, output: Path, *options: str) -> tuple[str, list[dict[str, str]]]:
     """What the script prints, and the rows that it writes; it starts processes, and so has to be one."""
     result = subprocess.run(
-        [sys.executable, str(ROOT / 'scripts' / 'benchmark.py'), *BENCHMARK, str(size), '--output', str(output),
-         *options],
+        [sys.executable, str(ROOT / 'scripts' / 'benchmark.py'), '--models', *models, '--sizes', str(size),
+         '--output', str(output), *'--batch-sizes 2 --rounds 2 --device cpu'.split(), *options],
         env={**os.environ, 'PYTHONPATH': str(ROOT)}, check=True, timeout=300, capture_output=True, text=True)
     with open(output / 'benchmark.csv') as file:
         return result.stdout, list(csv.DictReader(file))
@@ -278,21 +279,25 @@ def run_benchmark(size: int, output: Path, *options: str) -> tuple[str, list[dic
 
 @pytest.mark.slow
 def test_the_benchmark_measures_memory(tmp_path):
-    _, (ours, peer) = run_benchmark(256, tmp_path)
-    assert 0 < float(ours['memory_mib']) < float(peer['memory_mib'])
+    _, (ours, lean_off, peer) = run_benchmark([MODELS[0], LEAN_OFF, MODELS[1]], 256, tmp_path)
+    assert 0 < float(ours['memory_mib']) < float(lean_off['memory_mib']) < float(peer['memory_mib'])
     assert float(peer['memory_ratio']) == 1
 
 
 def test_the_benchmark_measures_every_model_and_writes_its_files(tmp_path):
-    printed, rows = run_benchmark(64, tmp_path, '--no-memory')
-    names = BENCHMARK[1:3]
+    names = [FUSED, *MODELS]
+    printed, rows = run_benchmark(names, 64, tmp_path, '--no-memory')
     assert [row['model'] for row in rows] == names
-    ours, peer = ({key: float(value) for key, value in row.items() if key.endswith(('_ms', '_ratio', 'gmacs'))}
-                  for row in rows)
+    fused, ours, peer = (
+        {key: float(value) for key, value in row.items() if value and key.endswith(('_ms', '_ratio', 'gmacs'))}
+        for row in rows)
+    assert fused['inference_ms'] > 0 and not any(key.startswith('training') for key in fused)
+    assert fused['gmacs'] == ours['gmacs']
+    assert f'| `{FUSED}` | 3.' in printed
     assert peer['training_ratio'] == peer['inference_ratio'] == 1
     assert ours['training_ratio'] == pytest.approx(ours['training_ms'] / peer['training_ms'])
     assert ours['training_ms'] > ours['inference_ms'] > 0 and ours['gmacs'] < peer['gmacs']
-    assert f'| `{names[0]}` | 3.' in printed
+    assert f'| `{MODELS[0]}` | 3.' in printed
     with Image.open(tmp_path / 'benchmark-64-2.png') as picture:
         assert picture.width == 900
 
