@@ -2,34 +2,84 @@
 
 Their size is rounded up, so that the last row and column may reach beyond the input. They are therefore enlarged by
 exactly 2**s and cut to the input's size; stretching them to it would move everything but the first pixel.
-"""
-from collections.abc import Sequence
 
+Everything here takes any size after tracing, export and scripting: no branch depends on a size.
+"""
 import torch
 import torch.nn.functional as F
 
-__all__ = ['enlarge', 'scale_size']
+__all__ = ['enlarge', 'move_to_scale', 'scale_size']
 
 
-def scale_size(size: Sequence[int], scale: int) -> tuple[int, int]:
+def scale_size(size: tuple[int, int], scale: int) -> tuple[int, int]:
     """Height and width at `scale` of an input of `size`: `ceil(size / 2**scale)`."""
     # never the negative of a floor division: ONNX divides whole numbers towards zero
-    height, width = size
-    cell = 2 ** scale
-    return (height + cell - 1) // cell, (width + cell - 1) // cell
+    cell = 1 << scale  # TorchScript makes a float of 2**scale
+    return (size[0] + cell - 1) // cell, (size[1] + cell - 1) // cell
 
 
-def enlarge(x: torch.Tensor, scale: int, size: Sequence[int]) -> torch.Tensor:
-    """Bring logits or disparities of `scale` to the size of the input, bilinearly.
+def enlarge(x: torch.Tensor, scale: int, size: tuple[int, int], mode: str = 'bilinear') -> torch.Tensor:
+    """Bring features, logits or disparities of `scale` to the size of the input.
 
     Args:
         x: (N, C, ceil(H / 2**scale), ceil(W / 2**scale)) float.
         scale: 0, which changes nothing, or more.
         size: H and W.
+        mode: 'bilinear' or 'nearest'.
 
     Returns:
         (N, C, H, W), of the dtype of `x`.
     """
-    if scale:
-        x = F.interpolate(x, scale_factor=float(2 ** scale), mode='bilinear', align_corners=False)
+    if scale == 0:
+        return x
+    cell = 1 << scale
+    return _cut(_interpolate(x, (x.shape[-2] * cell, x.shape[-1] * cell), mode), size)
+
+
+def move_to_scale(
+        x: torch.Tensor,
+        scale: int,
+        target: int,
+        size: tuple[int, int],
+        short: bool = False,
+        mode: str = 'bilinear',
+) -> torch.Tensor:
+    """Bring features or logits of one scale to another, coarser or finer, without moving them.
+
+    Args:
+        x: (N, C, ceil(H / 2**scale), ceil(W / 2**scale)) float, or up to one row and column less where `short`.
+        scale: The scale of `x`, 0 or more; -1 for what lies on no grid, which is stretched.
+        target: The scale asked for.
+        size: Height and width at `target`.
+        short: Whether the last row and column may be missing, as a network rounds sizes down. They are repeated.
+        mode: 'bilinear' or 'nearest'.
+
+    Returns:
+        (N, C, *size), of the dtype of `x`.
+    """
+    if scale < 0:
+        return _interpolate(x, size, mode)
+    if short:  # one row too many changes nothing: it repeats the last one, and is cut off in the end
+        x = F.pad(x, (0, 1, 0, 1), mode='replicate')
+    if scale > target:
+        return enlarge(x, scale - target, size, mode)
+    if scale == target:
+        return _cut(x, size) if short else x
+    # a whole number of pixels makes one: those that the last one lacks are repeated
+    cell = 1 << (target - scale)
+    x = _cut(F.pad(x, (0, cell - 1, 0, cell - 1), mode='replicate'), (size[0] * cell, size[1] * cell))
+    return _interpolate(x, size, mode)
+
+
+def _interpolate(x: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tensor:
+    return F.interpolate(x, size=size, mode=mode, align_corners=False if mode == 'bilinear' else None)
+
+
+def _cut(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """The first rows and columns of (N, C, h, w), h and w being at least `size`."""
+    if not torch.jit.is_scripting():
+        if torch.compiler.is_dynamo_compiling() or any(isinstance(length, torch.SymInt) for length in size):
+            # torch.export takes a slice of free length for a constraint on the sizes, and refuses it
+            rows, columns = (torch.arange(length, device=x.device) for length in size)
+            return x.index_select(-2, rows).index_select(-1, columns)
     return x[..., :size[0], :size[1]]

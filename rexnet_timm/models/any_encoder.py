@@ -11,9 +11,10 @@ import torch
 import torch.nn as nn
 
 from ..errors import near_names
+from ..grid import scale_size
 from .rexnetv1 import model_cfgs
 
-__all__ = ['check_encoder_name', 'check_encoder_weights', 'create_encoder', 'fixed_input_size']
+__all__ = ['check_encoder_name', 'check_encoder_weights', 'create_encoder', 'feature_grids', 'fixed_input_size']
 
 
 def check_encoder_name(name: str) -> None:
@@ -107,16 +108,65 @@ def fixed_input_size(
     height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
     # timm's configurations say so of networks that take any size as well; the meta device tells at no cost
     try:
-        copy.deepcopy(encoder).to('meta')(torch.zeros(1, in_channels, height + 32, width + 32, device='meta'))
+        _meta_copy(encoder)(torch.zeros(1, in_channels, height + 32, width + 32, device='meta'))
     except (AssertionError, RuntimeError, ValueError):
         return height, width
     return None
 
 
+def feature_grids(
+        name: str,
+        encoder: nn.Module,
+        in_channels: int = 3,
+        fixed_size: tuple[int, int] | None = None,
+) -> list[tuple[int, bool]]:
+    """Where the features of an encoder lie, from the input's, index 0, on.
+
+    Args:
+        name: The name that the encoder was built by.
+        encoder: The encoder, which is left as it is.
+        in_channels: Channels of its input.
+        fixed_size: The only height and width that it takes, None for any.
+
+    Returns:
+        For every feature its scale and whether it may lack the last row and column of that scale, as an encoder rounds
+        sizes down. The scale is its index except in dilated encoders, and -1 for features on no grid: some encoders
+        convolve without padding.
+    """
+    scales = [min(index, encoder.output_stride.bit_length() - 1) for index in range(len(encoder.out_channels))]
+    if name in model_cfgs:  # these round up
+        return [(scale, False) for scale in scales]
+    features, probe = None, _meta_copy(encoder).eval()
+    # 2**n + 1 stays odd where it is halved and rounded up, so that rounding down shows; some take even sizes only
+    for size in ([fixed_size] if fixed_size else [(257, 257), (256, 256)]):
+        try:
+            with torch.no_grad():
+                features = probe(torch.zeros(1, in_channels, *size, device='meta'))
+            break
+        except (AssertionError, NotImplementedError, RuntimeError, ValueError):
+            continue
+    if features is None:
+        return [(scale, True) for scale in scales]  # right for whatever rounds, at the cost of a copy
+    grids, short = [], False
+    for scale, feature in zip(scales, features, strict=True):
+        missing = [full - length for full, length in zip(scale_size(size, scale), feature.shape[-2:], strict=True)]
+        grids.append((scale if 0 <= min(missing) and max(missing) <= 1 else -1, short or max(missing) > 0))
+        short = short or (max(missing) > 0 and feature.shape[1] > 0)  # nothing is computed from one without channels
+    return grids
+
+
+def _meta_copy(module: nn.Module) -> nn.Module:
+    """A copy that computes shapes and nothing else, in no time and memory."""
+    memo = {id(parameter): nn.Parameter(parameter.to('meta'), parameter.requires_grad)
+            for parameter in module.parameters()}
+    memo.update({id(buffer): buffer.to('meta') for buffer in module.buffers()})
+    return copy.deepcopy(module, memo).to('meta')
+
+
 def _freeze_unreached(encoder: nn.Module, in_channels: int) -> None:
     # Some of SMP's encoders keep a classifier's last layers, or stages beyond their depth. No gradient reaches these,
     # which distributed training takes for an error unless they are frozen. The meta device finds them at no cost.
-    probe = copy.deepcopy(encoder).to('meta').train()
+    probe = _meta_copy(encoder).train()
     features = probe(torch.zeros(2, in_channels, 64, 64, device='meta'))
     sum(feature.sum() for feature in features[1:]).backward()
     reached = {name for name, parameter in probe.named_parameters() if parameter.grad is not None}

@@ -14,31 +14,33 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from segmentation_models_pytorch.base import SegmentationHead
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from timm.layers import BatchNormAct2d, SeparableConvNormAct, create_act_layer
 
-from ..grid import scale_size
+from ..grid import enlarge, move_to_scale, scale_size
 from .lean import KeepsActivation
 
-__all__ = ['DECODER_CHANNELS', 'AdditiveDecoder', 'ConcatDecoder', 'create_decoder', 'resize']
+__all__ = ['DECODER_CHANNELS', 'AdditiveDecoder', 'ConcatDecoder', 'create_decoder']
 
 # Widths of the stages, coarsest first: of ours from 1/16 of the input's size to 1/2, of SMP's to the input's size.
 DECODER_CHANNELS = {'additive': (128, 96, 64, 16), 'unet': (256, 128, 64, 32, 16)}
-
-
-def resize(x: torch.Tensor, size: tuple[int, int], mode: str = 'nearest') -> torch.Tensor:
-    """Resize (N, C, H, W) to `size`, or return it untouched where it has that size already."""
-    if x.shape[-2] == size[0] and x.shape[-1] == size[1]:
-        return x
-    return F.interpolate(x, size=size, mode=mode, align_corners=False if mode == 'bilinear' else None)
 
 
 class DecoderBlock(KeepsActivation, nn.Module):
     """One step up: the coarser features are reduced, enlarged and added to the skip; a residual branch refines the sum.
 
     The coarser features are reduced before they are enlarged, where a convolution costs a quarter.
+
+    Args:
+        in_chs: Channels of the coarser features.
+        skip_chs: Channels of the skip; 0 for none.
+        out_chs: Channels of the output.
+        kernel_size: Of the depthwise convolution in the residual branch.
+        scale: Scale of the output.
+        grid, skip_grid: The scale of the coarser features and of the skip, and whether their last row may be missing.
+        act_layer: Activation, by timm's name.
+        interpolation: How the coarser features are enlarged, 'nearest' or 'bilinear'.
     """
 
     def __init__(
@@ -47,11 +49,16 @@ class DecoderBlock(KeepsActivation, nn.Module):
             skip_chs: int,
             out_chs: int,
             kernel_size: int,
+            scale: int,
+            grid: tuple[int, bool],
+            skip_grid: tuple[int, bool],
             act_layer: str = 'relu',
             interpolation: str = 'nearest',
     ):
         super().__init__()
-        self.interpolation = interpolation
+        self.scale, self.interpolation = scale, interpolation
+        self.in_scale, self.in_short = grid
+        self.skip_scale, self.skip_short = skip_grid
         self.conv_in = nn.Conv2d(in_chs, out_chs, 1, bias=False)
         # Patch-4 encoders have no half-scale feature: SMP hands out one with no channels.
         self.conv_skip = nn.Conv2d(skip_chs, out_chs, 1, bias=False) if skip_chs > 0 else None
@@ -60,39 +67,41 @@ class DecoderBlock(KeepsActivation, nn.Module):
         self.act = create_act_layer(act_layer)
 
     def forward(self, x: torch.Tensor, skip: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """(N, in_chs, h, w) and (N, skip_chs, ...) -> (N, out_chs, *size)."""
-        x = resize(self.conv_in(x), size, self.interpolation)
-        if self.conv_skip is not None:
-            x = x + resize(self.conv_skip(skip), size, self.interpolation)
+        """(N, in_chs, ...), (N, skip_chs, ...) and H, W -> (N, out_chs, ceil(H / 2**scale), ceil(W / 2**scale))."""
+        size = scale_size(size, self.scale)
+        x = self.conv_in(x)
+        if self.conv_skip is None:
+            x = move_to_scale(x, self.in_scale, self.scale, size, self.in_short, self.interpolation)
+        else:
+            skip = self.conv_skip(skip)
+            skip = move_to_scale(skip, self.skip_scale, self.scale, size, self.skip_short, self.interpolation)
+            # the same size, in the form that torch.export has for it and can compare
+            size = (skip.shape[-2], skip.shape[-1])
+            x = move_to_scale(x, self.in_scale, self.scale, size, self.in_short, self.interpolation) + skip
         x = self.norm(x)
         return self.act(x + self.refine(x))
 
 
 class FineHead(nn.Module):
-    """Logits at half resolution from the features of that stage and of the one before it, or enlarged to the full one.
+    """Logits at half resolution, from the features of that stage and of the one before it.
 
     Args:
         in_chs: Channels of the stage at half resolution.
         coarse_chs: Channels of the stage at a quarter.
         num_classes: Channels of the logits.
-        enlarge: Whether the logits are enlarged to twice their size.
     """
 
-    def __init__(self, in_chs: int, coarse_chs: int, num_classes: int, enlarge: bool):
+    def __init__(self, in_chs: int, coarse_chs: int, num_classes: int):
         super().__init__()
         self.conv = nn.Conv2d(in_chs, num_classes, 1)
         self.conv_coarse = nn.Conv2d(coarse_chs, num_classes, 1, bias=False)
-        self.enlarge = enlarge
 
     def forward(self, x: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
-        """(N, in_chs, h, w) and (N, coarse_chs, ~h/2, ~w/2) -> (N, num_classes, h, w), or twice that size."""
+        """(N, in_chs, h, w), (N, coarse_chs, ceil(h/2), ceil(w/2)) -> (N, num_classes, h, w)."""
         # NCHW from here on: enlarging a number of channels that is no multiple of 8, and the softmax over them, is
         # slower in NHWC, and in half the size the copy costs next to nothing
         logits = self.conv(x).contiguous()
-        logits = logits + resize(self.conv_coarse(coarse).contiguous(), (x.shape[-2], x.shape[-1]), 'bilinear')
-        if self.enlarge:
-            logits = F.interpolate(logits, scale_factor=2., mode='bilinear', align_corners=False)
-        return logits
+        return logits + enlarge(self.conv_coarse(coarse).contiguous(), 1, (x.shape[-2], x.shape[-1]))
 
 
 class _ScaleDecoder(nn.Module):
@@ -106,6 +115,10 @@ class _ScaleDecoder(nn.Module):
 
     def step(self, x: torch.Tensor, features: list[torch.Tensor], scale: int, size: tuple[int, int]) -> torch.Tensor:
         """Run the stage of `scale` on the output `x` of the one before it."""
+        raise NotImplementedError
+
+    def grid(self, scale: int) -> tuple[int, bool]:
+        """Where the logits of the head of `scale` lie: at what scale, and whether their last row may be missing."""
         raise NotImplementedError
 
     def cut(self, finest: int) -> None:
@@ -130,7 +143,7 @@ class _ScaleDecoder(nn.Module):
 
         Returns:
             {scale: (N, channels of the scale, ceil(H/2**scale), ceil(W/2**scale))}; the unet decoder keeps the size of
-            the encoder's features where that is another.
+            the encoder's features where that is another, as `grid` says.
         """
         x = self.start(features)
         outputs: dict[int, torch.Tensor] = {}
@@ -148,6 +161,7 @@ class AdditiveDecoder(_ScaleDecoder):
         decoder_channels: Channels of the stages, coarsest first; the last one is at 1/2 of the input's size.
         act_layer: Activation, by timm's name.
         interpolation: How coarse features are enlarged, 'nearest' or 'bilinear'.
+        grids: Where the encoder's features lie, as :func:`feature_grids` says. None: index s at scale s, rounded up.
     """
     finest_stage = 1
 
@@ -157,20 +171,23 @@ class AdditiveDecoder(_ScaleDecoder):
             decoder_channels: Sequence[int],
             act_layer: str = 'relu',
             interpolation: str = 'nearest',
+            grids: Sequence[tuple[int, bool]] | None = None,
     ):
         super().__init__()
         coarsest = len(encoder_channels) - 2  # the last feature is the decoder's input
         self.channels = dict(zip(range(coarsest, 0, -1), decoder_channels, strict=True))
-        in_chs = encoder_channels[-1]
+        grids = [(scale, False) for scale in range(coarsest + 2)] if grids is None else grids
+        in_chs, grid = encoder_channels[-1], grids[-1]
         # keyed by scale, so that a stage keeps its name in the state dict when finer ones are cut off
         self.stages = nn.ModuleDict()
         for scale, out_chs in self.channels.items():
             self.stages[str(scale)] = DecoderBlock(
-                in_chs, encoder_channels[scale], out_chs, 5 if scale > 1 else 3, act_layer, interpolation)
-            in_chs = out_chs
+                in_chs, encoder_channels[scale], out_chs, 5 if scale > 1 else 3, scale, grid, grids[scale], act_layer,
+                interpolation)
+            in_chs, grid = out_chs, (scale, False)
 
     def step(self, x: torch.Tensor, features: list[torch.Tensor], scale: int, size: tuple[int, int]) -> torch.Tensor:
-        return self.stages[str(scale)](x, features[scale], scale_size(size, scale))
+        return self.stages[str(scale)](x, features[scale], size)
 
     def cut(self, finest: int) -> None:
         for name in [name for name in self.stages if int(name) < finest]:
@@ -179,10 +196,13 @@ class AdditiveDecoder(_ScaleDecoder):
     def stages_of_head(self, scale: int) -> tuple[int, ...]:
         return (1, 2) if scale < 2 else (scale,)
 
+    def grid(self, scale: int) -> tuple[int, bool]:
+        return max(scale, 1), False
+
     def create_head(self, scale: int, num_classes: int) -> nn.Module:
         """A module from the features of `stages_of_head` to the logits of `scale`."""
         if scale < 2:
-            return FineHead(self.channels[1], self.channels[2], num_classes, enlarge=scale == 0)
+            return FineHead(self.channels[1], self.channels[2], num_classes)
         return nn.Conv2d(self.channels[scale], num_classes, 1)
 
 
@@ -194,6 +214,7 @@ class ConcatDecoder(_ScaleDecoder):
         decoder_channels: Channels of the stages, coarsest first; the last one is at the input's size.
         interpolation: How coarse features are enlarged, 'nearest' or 'bilinear'.
         add_center_block: Whether two convolutions stand before the first stage, as SMP has it for VGG.
+        grids: Where the encoder's features lie, as :func:`feature_grids` says. None: index s at scale s, rounded up.
     """
     finest_stage = 0
 
@@ -203,6 +224,7 @@ class ConcatDecoder(_ScaleDecoder):
             decoder_channels: Sequence[int],
             interpolation: str = 'nearest',
             add_center_block: bool = False,
+            grids: Sequence[tuple[int, bool]] | None = None,
     ):
         super().__init__()
         depth = len(encoder_channels) - 1
@@ -212,14 +234,19 @@ class ConcatDecoder(_ScaleDecoder):
             interpolation_mode=interpolation)
         self.center = decoder.center
         self.blocks = decoder.blocks  # coarsest first, so that cutting finer ones off renames nothing
+        self.grids = [(scale, False) for scale in range(depth + 1)] if grids is None else list(grids)
 
     def start(self, features: list[torch.Tensor]) -> torch.Tensor:
         return self.center(features[-1])
 
     def step(self, x: torch.Tensor, features: list[torch.Tensor], scale: int, size: tuple[int, int]) -> torch.Tensor:
-        # The features' own size, as SMP has it: some encoders round down. Scale 0 is the image, which SMP does not use.
+        # To the features' own size, as SMP has it, even where that stretches: its weights were trained so. Scale 0 is
+        # the image, which SMP does not use.
         height, width = features[scale].shape[-2:]
         return self.blocks[max(self.channels) - scale](x, height, width, features[scale] if scale > 0 else None)
+
+    def grid(self, scale: int) -> tuple[int, bool]:
+        return self.grids[scale]
 
     def cut(self, finest: int) -> None:
         self.blocks = self.blocks[:max(self.channels) - finest + 1]
@@ -238,6 +265,7 @@ def create_decoder(
         act_layer: str = 'relu',
         interpolation: str = 'nearest',
         add_center_block: bool = False,
+        grids: Sequence[tuple[int, bool]] | None = None,
 ) -> AdditiveDecoder | ConcatDecoder:
     """A decoder by its name, 'additive' or 'unet'; `decoder_channels` None takes the last ones of its default.
 
@@ -257,7 +285,7 @@ def create_decoder(
             f'decoder_channels of the {decoder_type} decoder needs {rule} = {number} entries, coarsest first, '
             f'got {len(decoder_channels)}: {tuple(decoder_channels)}.')
     if decoder_type == 'additive':
-        return AdditiveDecoder(encoder_channels, decoder_channels, act_layer, interpolation)
+        return AdditiveDecoder(encoder_channels, decoder_channels, act_layer, interpolation, grids)
     if act_layer != 'relu':
         raise ValueError(f"decoder_act_layer of the unet decoder is always 'relu', got {act_layer!r}: leave it out.")
-    return ConcatDecoder(encoder_channels, decoder_channels, interpolation, add_center_block)
+    return ConcatDecoder(encoder_channels, decoder_channels, interpolation, add_center_block, grids)

@@ -23,11 +23,11 @@ from segmentation_models_pytorch.base.modules import Activation
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from ..files import ENCODER_DOOR, WeightsError, build_with_file, concerns_weights, one_line, unwrap, without_prefix
-from ..grid import scale_size
+from ..grid import enlarge, move_to_scale, scale_size
 from . import rexnetv1
-from .any_encoder import create_encoder, fixed_input_size
+from .any_encoder import create_encoder, feature_grids, fixed_input_size
 from .card import create_model_card
-from .decoder import AdditiveDecoder, create_decoder, resize
+from .decoder import AdditiveDecoder, create_decoder
 from .layout import check_finite, check_names, check_shapes, needed_names
 
 _logger = logging.getLogger(__name__)
@@ -95,7 +95,8 @@ class MultiScaleUnet(SegmentationModel):
         self._fixed_size = fixed_input_size(encoder_name, self.encoder, in_channels, **kwargs)
         self.decoder = create_decoder(
             decoder_type, self.encoder.out_channels, decoder_channels, decoder_act_layer, decoder_interpolation,
-            add_center_block=encoder_name.startswith('vgg'))
+            add_center_block=encoder_name.startswith('vgg'),
+            grids=feature_grids(encoder_name, self.encoder, in_channels, self._fixed_size))
         self.heads = nn.ModuleDict({
             str(scale): self.decoder.create_head(scale, classes)
             for scale in sorted(self.scales, key=lambda scale: scale == 0)
@@ -127,7 +128,7 @@ class MultiScaleUnet(SegmentationModel):
         if self.training and len(self.scales) > 1:
             return list(self.forward_scales(x, self.scales).values())
         finest = self.scales[0]
-        return resize(self.forward_scales(x, (finest,))[finest], (x.shape[-2], x.shape[-1]), 'bilinear')
+        return enlarge(self.forward_scales(x, (finest,))[finest], finest, (x.shape[-2], x.shape[-1]))
 
     def forward_scales(self, x: torch.Tensor, scales: Sequence[int] | None = None) -> dict[int, torch.Tensor]:
         """Logits of chosen scales, in training as in evaluation mode; finer stages than asked for are not run.
@@ -197,7 +198,7 @@ class MultiScaleUnet(SegmentationModel):
         logits, used = [], []
         for index in range(x.shape[0]):
             image_logits, scale = self._first_confident([f[index:index + 1] for f in features], size, threshold, scales)
-            logits.append(resize(image_logits, size, 'bilinear'))
+            logits.append(enlarge(image_logits, scale, size))
             used.append(scale)
         return torch.cat(logits), torch.tensor(used, device=x.device)
 
@@ -222,9 +223,8 @@ class MultiScaleUnet(SegmentationModel):
 
     def _logits(self, scale: int, decoded: dict[int, torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
         logits = self.heads[str(scale)](*[decoded[stage] for stage in self.decoder.stages_of_head(scale)])
-        # where scale 0 has no stage of its own, its logits are those of half the size, enlarged to an even one
-        height, width = scale_size(size, scale)
-        return self.activation(resize(logits[..., :height, :width], (height, width), 'bilinear'))
+        stage, short = self.decoder.grid(scale)
+        return self.activation(move_to_scale(logits, stage, scale, scale_size(size, scale), short))
 
     def prune_to_scale(self, scale: int) -> 'MultiScaleUnet':
         """Cut everything finer than `scale`, in place: evaluation returns its logits, enlarged to the input's size.
