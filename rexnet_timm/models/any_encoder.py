@@ -3,6 +3,8 @@
 Contract: `encoders/_base.py` of SMP, https://github.com/qubvel-org/segmentation_models.pytorch, MIT license.
 """
 import copy
+import inspect
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -14,7 +16,59 @@ from ..errors import near_names
 from ..grid import scale_size
 from .rexnetv1 import model_cfgs
 
-__all__ = ['check_encoder_name', 'check_encoder_weights', 'create_encoder', 'feature_grids', 'fixed_input_size']
+__all__ = [
+    'check_arguments',
+    'check_encoder_name',
+    'check_encoder_weights',
+    'create_encoder',
+    'encoder_arguments',
+    'feature_grids',
+    'fixed_input_size',
+    'min_training_batch',
+]
+
+# What one of SMP and timm calls otherwise than the other, from the name given to the name meant.
+SMP_ARGUMENTS = {'num_classes': 'classes', 'in_chans': 'in_channels'}
+TIMM_ARGUMENTS = {name: other for other, name in SMP_ARGUMENTS.items()}
+
+
+def check_arguments(
+        owner: str,
+        arguments: Iterable[str],
+        known: Iterable[str] | None,
+        renamed: Mapping[str, str],
+) -> None:
+    """Raise ValueError for arguments that a network does not have, with the name that was meant.
+
+    Args:
+        owner: What the message calls the network.
+        arguments: The names that were given.
+        known: Every name that it has; None where only somebody else knows, so that `renamed` is all that is checked.
+        renamed: The name to take for a wrong one that is nearly right.
+    """
+    for name in arguments:
+        if name in renamed:
+            raise ValueError(f'{owner} has no argument {name}: it is called {renamed[name]} here.')
+        if known is not None and name not in known:
+            near = near_names(name, known) or f' Its arguments are {", ".join(known)}.'
+            raise ValueError(f'{owner} has no argument {name}.{near}')
+
+
+def encoder_arguments(name: str) -> list[str] | None:
+    """What an encoder of a known name takes beyond SMP's arguments; None for timm's models, which timm checks."""
+    if _timm_name(name):
+        return None
+    if name not in model_cfgs:
+        return []
+    backbone, _ = model_cfgs[name]
+    names = dict.fromkeys(
+        name for base in backbone.__mro__ if '__init__' in vars(base) and base is not nn.Module
+        for name, parameter in inspect.signature(base.__init__).parameters.items()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD)
+    # the rest an encoder sets itself
+    fixed = ('self', 'args', 'num_classes', 'global_pool', 'in_chans', 'device', 'dtype')
+    return [name for name in names if name not in fixed]
+
 
 
 def check_encoder_name(name: str) -> None:
@@ -66,12 +120,15 @@ def create_encoder(
         raise ValueError(
             f"Encoder '{name}' takes no further arguments, got {', '.join(kwargs)}. Leave them out, or use a name of "
             "this package or a 'tu-' one.")
+    check_arguments(f"Encoder '{name}'", kwargs, encoder_arguments(name), {'in_chans': 'in_channels'})
     check_encoder_weights(name, weights)
     if timm_name:
         try:
             return smp.encoders.get_encoder(
                 name, in_channels=in_channels, depth=depth, weights=weights, output_stride=output_stride, **kwargs)
-        except (AttributeError, IndexError, RuntimeError, ValueError) as error:
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, TypeError) and not kwargs:
+                raise  # no argument of the user's can be wrong
             raise ValueError(
                 f"Encoder '{name}' cannot be built with depth={depth}, output_stride={output_stride} and the arguments "
                 f"{kwargs}; timm and SMP say: {error} An encoder needs features that halve in size from one to the "
@@ -153,6 +210,30 @@ def feature_grids(
         grids.append((scale if 0 <= min(missing) and max(missing) <= 1 else -1, short or max(missing) > 0))
         short = short or (max(missing) > 0 and feature.shape[1] > 0)  # nothing is computed from one without channels
     return grids
+
+
+def min_training_batch(model: nn.Module, size: tuple[int, int], in_channels: int = 3) -> int:
+    """The fewest images that a process can train on at once: 2 for networks that normalise over 1x1 maps, else 1.
+
+    Args:
+        model: Any network for images. Neither it nor the random state is changed, and nothing is computed but shapes.
+        size: Height and width of its input: maps that are 1x1 for small images are not for larger ones.
+        in_channels: Channels of its input.
+
+    Raises:
+        ValueError: The network does not take images of this size, as it says itself.
+    """
+    probe = _meta_copy(model).train()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            probe(torch.zeros(1, in_channels, *size, device='meta'))
+    except ValueError as error:
+        if 'Expected more than 1 value per channel' not in str(error):
+            raise
+        return 2
+    except (NotImplementedError, RuntimeError):
+        pass  # the meta device cannot run everything, and the first batch will tell what else is wrong
+    return 1
 
 
 def _meta_copy(module: nn.Module) -> nn.Module:

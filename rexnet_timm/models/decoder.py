@@ -11,6 +11,7 @@ two: that of `smp.Unet` itself (`ConcatDecoder`), and a light one (`AdditiveDeco
 In both, the features of every stage come out, and the stages finer than asked for are not run.
 """
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 import torch.nn as nn
@@ -121,6 +122,10 @@ class _ScaleDecoder(nn.Module):
         """Where the logits of the head of `scale` lie: at what scale, and whether their last row may be missing."""
         raise NotImplementedError
 
+    def scriptable_stage(self, scale: int) -> nn.Module:
+        """The stage of `scale` as a module of its own, from its input, the encoder's feature, H and W to its output."""
+        raise NotImplementedError
+
     def cut(self, finest: int) -> None:
         """Remove the stages finer than scale `finest`."""
         raise NotImplementedError
@@ -189,6 +194,9 @@ class AdditiveDecoder(_ScaleDecoder):
     def step(self, x: torch.Tensor, features: list[torch.Tensor], scale: int, size: tuple[int, int]) -> torch.Tensor:
         return self.stages[str(scale)](x, features[scale], size)
 
+    def scriptable_stage(self, scale: int) -> nn.Module:
+        return self.stages[str(scale)]
+
     def cut(self, finest: int) -> None:
         for name in [name for name in self.stages if int(name) < finest]:
             del self.stages[name]
@@ -204,6 +212,18 @@ class AdditiveDecoder(_ScaleDecoder):
         if scale < 2:
             return FineHead(self.channels[1], self.channels[2], num_classes)
         return nn.Conv2d(self.channels[scale], num_classes, 1)
+
+
+class _ConcatStage(nn.Module):
+    """A block of `smp.Unet` under the arguments of a :class:`DecoderBlock`."""
+    use_skip: Final[bool]
+
+    def __init__(self, block: nn.Module, use_skip: bool):
+        super().__init__()
+        self.block, self.use_skip = block, use_skip
+
+    def forward(self, x: torch.Tensor, skip: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        return self.block(x, skip.shape[-2], skip.shape[-1], skip if self.use_skip else None)
 
 
 class ConcatDecoder(_ScaleDecoder):
@@ -244,6 +264,9 @@ class ConcatDecoder(_ScaleDecoder):
         # the image, which SMP does not use.
         height, width = features[scale].shape[-2:]
         return self.blocks[max(self.channels) - scale](x, height, width, features[scale] if scale > 0 else None)
+
+    def scriptable_stage(self, scale: int) -> nn.Module:
+        return _ConcatStage(self.blocks[max(self.channels) - scale], scale > 0)
 
     def grid(self, scale: int) -> tuple[int, bool]:
         return self.grids[scale]

@@ -13,7 +13,8 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 
 from ..files import build_with_file
 from . import rexnetv1
-from .unet import MultiScaleUnet, encoder_filter_fn, unet_cfg
+from .any_encoder import SMP_ARGUMENTS, check_arguments, encoder_arguments
+from .unet import MultiScaleUnet, encoder_filter_fn, unet_arguments, unet_cfg
 
 __all__ = ['ReXDepth']  # the registry adds the entry points
 
@@ -46,9 +47,20 @@ class ReXDepth(nn.Module):
             **kwargs: Any,
     ):
         super().__init__()
+        for name, reason in (
+                ('classes', 'predicts disparity, which is one channel and no classes'),
+                ('num_classes', 'predicts disparity, which is one channel and no classes'),
+                ('encoder_name', 'is built on rexnetv1')):
+            if name in kwargs:
+                raise ValueError(f'ReXDepth {reason}, got {name} {kwargs[name]!r}: leave it out.')
+        check_arguments('ReXDepth', kwargs, [*unet_arguments(), *encoder_arguments('rexnetv1')], SMP_ARGUMENTS)
         self.unet = MultiScaleUnet(
             'rexnetv1', in_channels=in_channels, classes=1, scales=scales, width_mult=width_mult,
             depth_mult=depth_mult, **kwargs)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        # torch.jit.script knows no dict by tuples: it compiles the finest disparity, at the size of the input
+        return nn.Sequential(self.unet, nn.Sigmoid())
 
     @property
     def scales(self) -> tuple[int, ...]:
@@ -88,6 +100,8 @@ def _filter_fn(state_dict: Mapping[str, Any], model: ReXDepth) -> dict[str, Any]
 def _create_depth(variant: str, pretrained: bool, **kwargs: Any) -> ReXDepth:
     if kwargs.get('features_only'):
         raise ValueError(f'{variant} has no features_only: ask the backbone rexnetv1 for features.')
+
+    check_arguments(variant, kwargs, None, {'in_channels': 'in_chans'})  # `classes` it refuses itself
 
     def build(num_classes: int = 1, in_chans: int = 3, **model_kwargs: Any) -> ReXDepth:
         if num_classes != 1:

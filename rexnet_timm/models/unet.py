@@ -7,11 +7,12 @@ Deeply-Supervised Nets, https://arxiv.org/abs/1409.5185, and UNet++, https://arx
 * the decoder is a light one (`decoder.py`), and nothing is computed at full resolution but the logits
 * every decoder stage has a head of its own, can be asked for alone, and can be the last one
 """
+import inspect
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import segmentation_models_pytorch as smp
 import torch
@@ -22,17 +23,60 @@ from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
 from segmentation_models_pytorch.base.modules import Activation
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
+from ..errors import near_names
 from ..files import ENCODER_DOOR, WeightsError, build_with_file, concerns_weights, one_line, unwrap, without_prefix
 from ..grid import enlarge, move_to_scale, scale_size
 from . import rexnetv1
-from .any_encoder import create_encoder, feature_grids, fixed_input_size
+from .any_encoder import (
+    SMP_ARGUMENTS,
+    TIMM_ARGUMENTS,
+    check_arguments,
+    check_encoder_name,
+    create_encoder,
+    encoder_arguments,
+    feature_grids,
+    fixed_input_size,
+)
 from .card import create_model_card
-from .decoder import AdditiveDecoder, create_decoder
+from .decoder import AdditiveDecoder, ConcatDecoder, create_decoder
 from .layout import check_finite, check_names, check_shapes, needed_names
 
 _logger = logging.getLogger(__name__)
 
 __all__ = ['MultiScaleUnet']  # the registry adds the entry points
+
+
+class _FinestLogits(nn.Module):
+    """What `torch.jit.script` compiles of a :class:`MultiScaleUnet`: its evaluation output, in both modes.
+
+    The modules are the network's own, in the order in which they run.
+    """
+    from_two_stages: Final[bool]
+
+    def __init__(self, unet: 'MultiScaleUnet'):
+        super().__init__()
+        self.finest, decoder = unet.scales[0], unet.decoder
+        scales = list(decoder.scales_to(self.finest))
+        self.coarsest = scales[0]
+        self.encoder = unet.encoder
+        self.center = decoder.center if isinstance(decoder, ConcatDecoder) else nn.Identity()
+        self.stages = nn.ModuleList([decoder.scriptable_stage(scale) for scale in scales])
+        self.head = unet.heads[str(self.finest)]
+        self.from_two_stages = len(decoder.stages_of_head(self.finest)) == 2
+        self.grid, self.short = decoder.grid(self.finest)
+        self.activation = unet.activation
+        self.train(unet.training)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        size = (x.shape[-2], x.shape[-1])
+        features = self.encoder(x)
+        x = previous = self.center(features[-1])
+        for index, stage in enumerate(self.stages):
+            previous = x
+            x = stage(x, features[self.coarsest - index], size)
+        logits = self.head(x, previous) if self.from_two_stages else self.head(x)
+        logits = move_to_scale(logits, self.grid, self.finest, scale_size(size, self.finest), self.short)
+        return enlarge(self.activation(logits), self.finest, size)
 
 
 class MultiScaleUnet(SegmentationModel):
@@ -41,7 +85,10 @@ class MultiScaleUnet(SegmentationModel):
     In training mode the logits of all `scales` come back as a list, finest first, each at its own size; in evaluation
     mode one tensor (N, classes, H, W) comes back, from the finest scale alone. With a single scale one such tensor
     comes back in both modes, which makes `scales=(0,)` a drop-in for `smp.Unet`. Any input of at least 32 x 32 works,
-    divisible or not.
+    divisible or not, also after `torch.export`, `torch.jit.trace`, an ONNX export or `torch.compile`.
+
+    `torch.jit.script` compiles the evaluation output, for both modes. In a module around the network it puts what it
+    compiles in the network's place: script a copy of such a module.
 
     Args:
         encoder_name: Any SMP encoder name: ours ('rexnetv1', 'rexnetv1_1_3', ...), SMP's own, and timm's as 'tu-NAME'.
@@ -84,6 +131,8 @@ class MultiScaleUnet(SegmentationModel):
             **kwargs: Any,
     ):
         super().__init__()
+        check_encoder_name(encoder_name)
+        _check_unet_arguments(encoder_name, kwargs)
         if encoder_depth not in (3, 4, 5):
             raise ValueError(f'encoder_depth must be 3, 4 or 5, got {encoder_depth!r}.')
         if classes < 1:
@@ -109,6 +158,10 @@ class MultiScaleUnet(SegmentationModel):
         self.initialize()
         # what `save_pretrained` writes: scales in any form, and weights that need not be fetched before they are loaded
         self.config.update(scales=list(self.scales), encoder_weights=None)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        # torch.jit.script asks for this: it knows neither outputs by mode nor stages by name
+        return _FinestLogits(self)
 
     def initialize(self) -> None:
         """Set the decoder's and the heads' weights as SMP sets those of its own models."""
@@ -338,6 +391,19 @@ def _confidence(logits: torch.Tensor) -> torch.Tensor:
     return logits.softmax(1).amax(1).mean()
 
 
+def _check_unet_arguments(encoder_name: str, arguments: Iterable[str]) -> None:
+    own = encoder_arguments(encoder_name)
+    if own is not None and not own:  # the encoder refuses what is not a misspelt argument of the U-Net
+        arguments = [name for name in arguments if name in SMP_ARGUMENTS or near_names(name, unet_arguments())]
+    known = None if own is None else [*unet_arguments(), *own]
+    check_arguments(f'MultiScaleUnet on {encoder_name}', arguments, known, SMP_ARGUMENTS)
+
+
+def unet_arguments() -> list[str]:
+    """The names of the arguments of :class:`MultiScaleUnet`, without those of its encoder."""
+    return [name for name in inspect.signature(MultiScaleUnet.__init__).parameters if name not in ('self', 'kwargs')]
+
+
 def _check_scales(scales: Sequence[int], encoder_depth: int) -> tuple[int, ...]:
     scales = tuple(scales)
     if not scales or len(set(scales)) != len(scales) or not set(scales) <= set(range(encoder_depth)):
@@ -374,12 +440,17 @@ def encoder_filter_fn(state_dict: Mapping[str, Any], model: MultiScaleUnet) -> d
     return inside
 
 
-def _create_unet(variant: str, encoder_name: str, pretrained: bool, **kwargs: Any) -> MultiScaleUnet:
+def _create_unet(variant: str, backbone: str, pretrained: bool, **kwargs: Any) -> MultiScaleUnet:
     if kwargs.get('features_only'):
-        raise ValueError(f'{variant} has no features_only: ask its backbone {encoder_name} for features.')
+        raise ValueError(f'{variant} has no features_only: ask its backbone {backbone} for features.')
+    check_arguments(variant, kwargs, None, TIMM_ARGUMENTS)
+    if 'encoder_name' in kwargs:
+        raise ValueError(
+            f'{variant} is the U-Net on {backbone}, got encoder_name {kwargs["encoder_name"]!r}: leave it out, or '
+            'build rexnet_timm.MultiScaleUnet, which takes any encoder.')
 
     def build(num_classes: int = 1, in_chans: int = 3, **model_kwargs: Any) -> MultiScaleUnet:
-        return MultiScaleUnet(encoder_name, classes=num_classes, in_channels=in_chans, **model_kwargs)
+        return MultiScaleUnet(backbone, classes=num_classes, in_channels=in_chans, **model_kwargs)
 
     return build_with_file(
         build_model_with_cfg, build, variant, pretrained=pretrained, pretrained_filter_fn=encoder_filter_fn,
