@@ -3,7 +3,6 @@
 The rule: where a checkpoint holds a moving average of its weights, the average is taken, because it is what validation
 measured; `use_ema=False` takes the weights themselves. :func:`unwrap` applies it, for every place that reads weights.
 """
-import argparse
 import os
 import pickle
 import re
@@ -14,6 +13,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -98,8 +98,9 @@ def load_checkpoint_file(path: str | os.PathLike) -> dict[str, Any]:
     try:
         if head[8:9] == b'{':  # after the length of its header, in 8 bytes
             return load_file(path)
-        # timm's saver stores the arguments of the run in a namespace, which is plain data
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        # timm's saver stores the arguments of the run in a namespace of argparse, which is read as plain data
+        namespace = (SimpleNamespace, 'argparse.Namespace')
+        with torch.serialization.safe_globals([namespace]), warnings.catch_warnings():
             warnings.simplefilter('ignore')  # of the kind of file, which the error tells
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except (MemoryError, OSError):

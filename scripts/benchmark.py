@@ -25,11 +25,11 @@ from pathlib import Path
 
 import segmentation_models_pytorch as smp
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from torch.utils.flop_counter import FlopCounterMode
 
 import rexnet_timm
 from rexnet_timm.cli.build import default_device
+from rexnet_timm.deployment.pictures import draw_bars
 from rexnet_timm.training.engine import Precision
 
 ENCODER = 'tu-rexnet_100'  # timm's ReXNet 1.0x, whose numbers of channels are ours
@@ -277,27 +277,6 @@ def print_table(rows: Sequence[dict[str, float | str]]) -> None:
 
 def _ratio(row: dict[str, float | str], kind: str) -> str:
     return f'{row[f"{kind}_ratio"]:.2f}' if f'{kind}_ratio' in row else ''
-
-
-def draw_bars(rows: Sequence[dict[str, float | str]], path: Path) -> None:
-    """Bars of training and inference time, one group for each model, of one size."""
-    font, width, label, line = ImageFont.load_default(14), 900, 300, 46
-    picture = Image.new('RGB', (width, line * len(rows) + 70), 'white')
-    draw = ImageDraw.Draw(picture)
-    title = f'{rows[0]["size"]} x {rows[0]["size"]}, batch {rows[0]["batch_size"]}: ms'
-    draw.text((10, 10), title, fill='black', font=font)
-    longest = max(float(row[kind]) for row in rows for kind in ('training_ms', 'inference_ms') if kind in row)
-    for index, row in enumerate(rows):
-        top = 40 + line * index
-        draw.text((10, top + 8), str(row['model']), fill='black', font=font)
-        for offset, kind, color in ((0, 'training_ms', '#4296ea'), (19, 'inference_ms', '#f4bd3c')):
-            if kind not in row:
-                continue
-            end = label + float(row[kind]) / longest * (width - label - 70)
-            draw.rectangle((label, top + offset, end, top + offset + 16), fill=color)
-            draw.text((end + 6, top + offset), f'{row[kind]:.0f}', fill='black', font=font)
-    draw.text((label, picture.height - 24), 'blue: training step    yellow: inference', fill='black', font=font)
-    picture.save(path)
 
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, float | str]]:

@@ -18,13 +18,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
-from timm.utils import init_distributed_device
 
 import rexnet_timm
-from rexnet_timm.cli import build
-from rexnet_timm.cli.arguments import parse_train_args
-from rexnet_timm.data import DatasetError, sample_error_message
+from rexnet_timm.cli.arguments import parse_train_args, train_flags
+from rexnet_timm.cli.build import create_model, start_process
+from rexnet_timm.cli.kinds import kind_of
+from rexnet_timm.cli.parsing import UsageError, report_errors
+from rexnet_timm.deployment.pictures import draw_curve
 from rexnet_timm.training.metrics import ConfusionMatrix
 
 # logits of a batch of one image, and the scale that they are from
@@ -73,17 +73,18 @@ class Row:
 @torch.inference_mode()
 def measure(args: argparse.Namespace, thresholds: Sequence[float]) -> list[dict[str, float | str]]:
     """A row for each scale and each threshold."""
-    args.device = args.device or build.default_device()
-    device = init_distributed_device(args)
-    model = build.create_model(args)
-    if not isinstance(model, rexnet_timm.MultiScaleUnet) or args.num_classes < 2:
-        raise ValueError(
+    process, kind = start_process(args.device), kind_of(args.model)
+    device, num_classes = process.device, kind.num_classes(args)
+    datasets = kind.datasets(args, num_classes)
+    model = create_model(args, num_classes)
+    if not isinstance(model, rexnet_timm.MultiScaleUnet) or num_classes < 2:
+        raise UsageError(
             f'The run must be one of a multi-scale U-Net of two classes or more, got --model {args.model}.')
     model.to(device, memory_format=torch.channels_last if args.channels_last else torch.contiguous_format).eval()
-    _, loader = build.create_loaders(args, model, device)
+    _, loader = kind.loaders(args, model, datasets, process)
     ways = {f'cut at scale {scale}': cut_at(model, scale) for scale in model.scales}
     ways |= {f'confidence {threshold:g}': confident_at(model, threshold) for threshold in thresholds}
-    rows = {name: Row(way, args.num_classes, loader.dataset.ignore_label, device) for name, way in ways.items()}
+    rows = {name: Row(way, num_classes, loader.dataset.ignore_label, device) for name, way in ways.items()}
     for image, target in loader:
         image, target = image.to(device), target.to(device)
         if args.channels_last:
@@ -102,37 +103,6 @@ def print_table(rows: Sequence[dict[str, float | str]]) -> None:
               f'| {row["mean_scale"]:.2f} |')
 
 
-def draw_curve(rows: Sequence[dict[str, float | str]], path: Path) -> None:
-    """mIoU against milliseconds: the scales and the thresholds as two lines."""
-    font, width, height, margin = ImageFont.load_default(14), 760, 460, 60
-    picture = Image.new('RGB', (width, height), 'white')
-    draw = ImageDraw.Draw(picture)
-    times, scores = ([float(row[key]) for row in rows] for key in ('ms', 'miou'))
-    low, high = (min(times), min(scores)), (max(times), max(scores))
-
-    def place(row: dict[str, float | str]) -> tuple[float, float]:
-        x, y = ((float(row[key]) - low[i]) / max(high[i] - low[i], 1e-9) for i, key in enumerate(('ms', 'miou')))
-        return margin + x * (width - 3 * margin), height - margin - y * (height - 2 * margin)
-
-    draw.rectangle((margin - 10, margin - 10, width - 2 * margin + 10, height - margin + 10), outline='#bbbbbb')
-    for kind, color, shift in (('cut', '#4296ea', 6), ('confidence', '#e07b39', -20)):
-        points = sorted((row for row in rows if str(row['prediction']).startswith(kind)), key=lambda row: row['ms'])
-        if len(points) > 1:
-            draw.line([place(row) for row in points], fill=color, width=2)
-        for row in points:
-            x, y = place(row)
-            draw.ellipse((x - 4, y - 4, x + 4, y + 4), fill=color)
-            draw.text((x + 6, y + shift), str(row['prediction']).rsplit(' ', 1)[1], fill=color, font=font)
-    draw.text((margin, 12), 'mIoU against ms an image; blue: cut at a scale, orange: confidence threshold',
-              fill='black', font=font)
-    for (x, y), text in (
-            ((margin - 10, height - margin + 16), f'{low[0]:.1f} ms'),
-            ((width - 3 * margin, height - margin + 16), f'{high[0]:.1f} ms'),
-            ((6, height - margin - 8), f'{low[1]:.1f}'), ((6, margin - 8), f'{high[1]:.1f}')):
-        draw.text((x, y), text, fill='black', font=font)
-    picture.save(path)
-
-
 def run(argv: Sequence[str] | None) -> list[dict[str, float | str]]:
     """Measure, print and write; returns the rows."""
     parser = argparse.ArgumentParser(
@@ -146,8 +116,9 @@ def run(argv: Sequence[str] | None) -> list[dict[str, float | str]]:
         if not os.path.isfile(os.path.join(own.run, name)):
             raise FileNotFoundError(f'{own.run!r} must be the folder of a run of train.py, and has no {name}.')
     args = parse_train_args(['--config', os.path.join(own.run, 'args.yaml'), *others])
-    args.initial_checkpoint = os.path.join(own.run, 'model_best.pth.tar')
-    args.validation_batch_size, args.resume, args.pretrained = 1, '', False
+    args = argparse.Namespace(**{
+        **vars(args), 'initial_checkpoint': os.path.join(own.run, 'model_best.pth.tar'), 'validation_batch_size': 1,
+        'resume': '', 'pretrained': False})
 
     rows = measure(args, own.thresholds)
     print_table(rows)
@@ -162,13 +133,7 @@ def run(argv: Sequence[str] | None) -> list[dict[str, float | str]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status. Mistakes of the user end with one line on standard error."""
-    try:
-        run(argv)
-    except (DatasetError, ValueError, FileNotFoundError) as error:
-        text = sample_error_message(error) if isinstance(error, DatasetError) else error
-        print(f'scales.py: error: {text}', file=sys.stderr)
-        return 2
-    return 0
+    return report_errors('scales.py', lambda: run(argv), train_flags())
 
 
 if __name__ == '__main__':

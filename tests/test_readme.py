@@ -17,7 +17,8 @@ README = (ROOT / 'README.md').read_text()
 PYTHON = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
 TRAIN = [
     command for block in re.findall(r'```bash\n(.*?)```', README, re.DOTALL)
-    for command in block.replace('\\\n', ' ').splitlines() if 'train' in command and 'make' not in command
+    for command in block.replace('\\\n', ' ').splitlines() if ' train ' in command or '_train.sh ' in command
+    or '/train.py ' in command
 ]
 TIMM_TRAIN = [command for command in TRAIN if '--device-modules' in command]  # by timm's own script
 TRAIN = [command for command in TRAIN if command not in TIMM_TRAIN]
@@ -31,15 +32,16 @@ def test_examples_run(code, tmp_path, monkeypatch):
 
 
 def test_the_examples_are_there():
-    assert len(PYTHON) == 5 and len(TRAIN) == 5 and len(TIMM_TRAIN) == 1
+    assert len(PYTHON) == 5 and len(TRAIN) == 7 and len(TIMM_TRAIN) == 1
 
 
 @pytest.mark.parametrize('command', TRAIN, ids=range(len(TRAIN)))
 def test_training_commands_parse(command, monkeypatch):
     monkeypatch.chdir(ROOT)  # where the configurations lie
     words = shlex.split(command)
-    arguments = words[2:]  # after the interpreter and the script, or the launcher and the number of processes
-    args = parse_train_args(arguments)
+    # after the command, or the script and its number of processes
+    start = words.index('train') + 1 if 'train' in words else 2
+    args = parse_train_args(words[start:])
     assert args.data_dir in ('DATA', '/imagenet/') or args.dataset == 'synthetic-depth'
 
 

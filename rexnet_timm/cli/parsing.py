@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from ..errors import DatasetError, first_lines, near_names
+from ..errors import DatasetError, first_lines, is_told, near_names
 
 __all__ = ['TEXT', 'KeyValues', 'Kind', 'Parser', 'UsageError', 'find_recipe', 'number', 'one_of', 'report_errors']
 
@@ -336,9 +336,10 @@ def find_recipe(name: str) -> str:
 def report_errors(prog: str, command: Callable[[], object], flags: Mapping[str, str] | None = None) -> int:
     """Run a command; returns its exit status: 0, 2 after a mistake of the user, 130 after Ctrl+C.
 
-    A mistake is told in one line on standard error: DatasetError, any other ValueError, FloatingPointError, and
-    OSError that names a file. Of several processes, which fail in the same way, only the first tells it; a
-    DatasetError may have met only one of them, which tells it. Everything else is a fault of the program and is raised.
+    A mistake is told in one line on standard error: DatasetError, any other ValueError that a check raised (see
+    `errors.is_told`), FloatingPointError, and OSError that names a file. Of several processes, which fail in the same
+    way, only the first tells it; a DatasetError may have met only one of them, which tells it. Everything else is a
+    fault of the program and is raised.
 
     Args:
         prog: The command, as it is typed.
@@ -351,6 +352,8 @@ def report_errors(prog: str, command: Callable[[], object], flags: Mapping[str, 
         status, text = 130, 'interrupted'
     except (ValueError, FloatingPointError, OSError) as error:
         if isinstance(error, OSError) and error.filename is None and not isinstance(error, FileNotFoundError):
+            raise
+        if isinstance(error, ValueError) and not isinstance(error, (DatasetError, UsageError)) and not is_told(error):
             raise
         _logger.debug('', exc_info=True)
         status, text = 2, f'error: {_one_line(error, flags or {})}'

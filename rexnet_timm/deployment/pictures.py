@@ -1,11 +1,12 @@
-""" Pictures of predictions: input, truth and the prediction at every scale side by side, with a legend. """
+"""Pictures: predictions beside input and truth, and measurements as bars and curves."""
+import os
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ['colorize', 'prediction_sheet']
+__all__ = ['colorize', 'draw_bars', 'draw_curve', 'prediction_sheet']
 
 IGNORED_COLOR = (60, 60, 60)
 MARGIN = 8
@@ -92,3 +93,55 @@ def _legend_places(names: Sequence[str], font: ImageFont.FreeTypeFont, width: in
         places.append((x, y))
         x += entry + MARGIN
     return places
+
+
+def draw_bars(rows: Sequence[dict[str, float | str]], path: str | os.PathLike) -> None:
+    """Bars of training and inference time, one group for each model, of one size."""
+    font, width, label, line = ImageFont.load_default(14), 900, 300, 46
+    picture = Image.new('RGB', (width, line * len(rows) + 70), 'white')
+    draw = ImageDraw.Draw(picture)
+    title = f'{rows[0]["size"]} x {rows[0]["size"]}, batch {rows[0]["batch_size"]}: ms'
+    draw.text((10, 10), title, fill='black', font=font)
+    longest = max(float(row[kind]) for row in rows for kind in ('training_ms', 'inference_ms') if kind in row)
+    for index, row in enumerate(rows):
+        top = 40 + line * index
+        draw.text((10, top + 8), str(row['model']), fill='black', font=font)
+        for offset, kind, color in ((0, 'training_ms', '#4296ea'), (19, 'inference_ms', '#f4bd3c')):
+            if kind not in row:
+                continue
+            end = label + float(row[kind]) / longest * (width - label - 70)
+            draw.rectangle((label, top + offset, end, top + offset + 16), fill=color)
+            draw.text((end + 6, top + offset), f'{row[kind]:.0f}', fill='black', font=font)
+    draw.text((label, picture.height - 24), 'blue: training step    yellow: inference', fill='black', font=font)
+    picture.save(path)
+
+
+def draw_curve(rows: Sequence[dict[str, float | str]], path: str | os.PathLike) -> None:
+    """mIoU against milliseconds: the scales and the thresholds as two lines."""
+    font, width, height, margin = ImageFont.load_default(14), 760, 460, 60
+    picture = Image.new('RGB', (width, height), 'white')
+    draw = ImageDraw.Draw(picture)
+    times, scores = ([float(row[key]) for row in rows] for key in ('ms', 'miou'))
+    low, high = (min(times), min(scores)), (max(times), max(scores))
+
+    def place(row: dict[str, float | str]) -> tuple[float, float]:
+        x, y = ((float(row[key]) - low[i]) / max(high[i] - low[i], 1e-9) for i, key in enumerate(('ms', 'miou')))
+        return margin + x * (width - 3 * margin), height - margin - y * (height - 2 * margin)
+
+    draw.rectangle((margin - 10, margin - 10, width - 2 * margin + 10, height - margin + 10), outline='#bbbbbb')
+    for kind, color, shift in (('cut', '#4296ea', 6), ('confidence', '#e07b39', -20)):
+        points = sorted((row for row in rows if str(row['prediction']).startswith(kind)), key=lambda row: row['ms'])
+        if len(points) > 1:
+            draw.line([place(row) for row in points], fill=color, width=2)
+        for row in points:
+            x, y = place(row)
+            draw.ellipse((x - 4, y - 4, x + 4, y + 4), fill=color)
+            draw.text((x + 6, y + shift), str(row['prediction']).rsplit(' ', 1)[1], fill=color, font=font)
+    draw.text((margin, 12), 'mIoU against ms an image; blue: cut at a scale, orange: confidence threshold',
+              fill='black', font=font)
+    for (x, y), text in (
+            ((margin - 10, height - margin + 16), f'{low[0]:.1f} ms'),
+            ((width - 3 * margin, height - margin + 16), f'{high[0]:.1f} ms'),
+            ((6, height - margin - 8), f'{low[1]:.1f}'), ((6, margin - 8), f'{high[1]:.1f}')):
+        draw.text((x, y), text, fill='black', font=font)
+    picture.save(path)

@@ -1,4 +1,4 @@
-""" Depth estimation
+"""Depth estimation.
 
 The multi-scale U-Net with one channel of disparity at each scale, in the form that trainers of the monodepth kind
 expect: a dict keyed ('disp', scale). Predicting disparity by a sigmoid at four scales is the scheme of Godard et al.,
@@ -107,7 +107,7 @@ def _create_depth(variant: str, pretrained: bool, **kwargs: Any) -> ReXDepth:
         if num_classes != 1:
             raise ValueError(
                 f'{variant} predicts disparity, which is one channel and no classes, got num_classes {num_classes}: '
-                'leave it out, and train on depth (--dataset synthetic-depth), not on masks.')
+                'leave it out, and train on depth, not on masks.')
         return ReXDepth(in_channels=in_chans, **model_kwargs)
 
     return build_with_file(

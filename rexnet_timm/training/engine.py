@@ -1,4 +1,4 @@
-""" Training and evaluation loops
+"""Training and evaluation loops.
 
 They know the task interface of timm (timm/task/task.py) and nothing of losses, models or data: whatever returns a dict
 with `loss` and has an evaluator trains here, timm's own tasks included.
@@ -34,7 +34,7 @@ class Precision:
 
     @classmethod
     def create(cls, device: torch.device, amp: bool = False, amp_dtype: str = 'float16') -> 'Precision':
-        """Mixed precision for a device; where float16 is not to be had, bfloat16 with a word about it.
+        """Mixed precision for a device; where it has no float16, bfloat16 is taken instead and said.
 
         Raises:
             ValueError: `amp_dtype` is neither 'float16' nor 'bfloat16'.
@@ -44,7 +44,7 @@ class Precision:
         if not amp:
             return cls()
         if device.type == 'cpu' and amp_dtype == 'float16':
-            _logger.info('AMP on the CPU computes in bfloat16: float16 needs a gradient scaler, which it has not.')
+            _logger.info('AMP on the CPU computes in bfloat16: float16 needs a gradient scaler, which CPUs lack.')
             amp_dtype = 'bfloat16'
         if device.type == 'cuda' and amp_dtype == 'bfloat16' and not torch.cuda.is_bf16_supported():
             _logger.info('AMP computes in float16: this GPU has no bfloat16.')
@@ -157,8 +157,8 @@ def train_one_epoch(
             means = averages.compute()
             if not math.isfinite(means['loss']):
                 raise FloatingPointError(
-                    f'The loss is {means["loss"]} in epoch {epoch}: lower --lr, limit the gradient with --clip-grad, '
-                    'or leave out --amp.')
+                    f'The loss is {means["loss"]} in epoch {epoch}: lower the learning rate, limit the gradient '
+                    '(clip_grad), or leave out mixed precision.')
             bar.set_postfix(loss=f'{means["loss"]:.3f}')
             if primary and not progress:
                 seconds = (time.perf_counter() - start) / (batch_idx + 1)
@@ -275,7 +275,7 @@ def fit(
     best_metric, best_epoch = None, None
     known = task.create_evaluator().metric_names
     if eval_metric not in known:
-        raise ValueError(f'--eval-metric must be one of {", ".join(known)}, got {eval_metric!r}.')
+        raise ValueError(f'eval_metric must be one of {", ".join(known)}, got {eval_metric!r}.')
     if primary and output_dir is not None:
         trim_summary(os.path.join(output_dir, 'summary.csv'), start_epoch)  # of an earlier run in this folder
     for epoch in range(start_epoch, epochs):

@@ -3,6 +3,7 @@ import argparse
 import re
 import traceback
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -483,6 +484,15 @@ def test_faults_of_the_program_keep_their_traceback(error):
     with pytest.raises(type(error)) as caught:
         report_errors('rexnet train', raiser(error), train_flags())
     assert caught.value is error
+
+
+@pytest.mark.parametrize('command', [
+    lambda: list(zip([1], [1, 2], strict=True)), lambda: int('one'), lambda: [a for a, b in [(1, 2, 3)]],
+    lambda: torch.nn.BatchNorm2d(3)(torch.zeros(1, 3)), lambda: np.zeros(3).reshape(2)],
+    ids=['zip', 'int', 'unpacking', 'torch', 'numpy'])
+def test_an_error_that_no_check_raised_is_a_fault_of_the_program(command):
+    with pytest.raises(ValueError):
+        report_errors('rexnet train', command, train_flags())
 
 
 @pytest.mark.parametrize('text, shown', [

@@ -7,17 +7,16 @@ import numpy as np
 import pytest
 import timm
 import torch
-from running import distributed, load_script, summary, write_class_folder
+from running import distributed, summary, write_class_folder
 from timm.layers import SyncBatchNormAct
 
 import rexnet_timm
-from rexnet_timm.cli import build
+from rexnet_timm.cli import build, train
 from rexnet_timm.cli.arguments import parse_train_args
 
 SEED_RECIPE = (
     '--model rexnetv1 --rex-width-mult 1.0 --opt sgd --amp --lr 0.5 --weight-decay 1e-5 --batch-size 128 --epochs 400 '
     '--sched cosine --remode pixel --reprob 0.2 --drop 0.2 --aa rand-m9-mstd0.5').split()
-train = load_script('train')
 
 
 @pytest.fixture(scope='module')
@@ -154,4 +153,4 @@ def test_batch_norm_over_processes_keeps_the_network(create):
 def test_batch_norm_over_processes_needs_an_accelerator(class_folder, tmp_path):
     result = distributed(2, *arguments(class_folder, tmp_path, '--sync-bn'), cwd=tmp_path)
     assert result.returncode != 0 and 'Traceback' not in result.stderr
-    assert result.stderr.count('train.py: error: --sync-bn needs an accelerator, torch has it not') == 1
+    assert result.stderr.count('rexnet train: error: --sync-bn needs an accelerator, since torch does not have it') == 1

@@ -1,6 +1,5 @@
-"""scripts/convert_checkpoint.py, and the network that it finds from a file."""
+"""`rexnet convert`, and the network that it finds from a file."""
 import argparse
-import importlib.util
 from pathlib import Path
 
 import golden
@@ -9,13 +8,9 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
+from rexnet_timm.cli import convert as script
 from rexnet_timm.models.rexnetv1 import ReXNetV1, ReXNetV1Lite, model_cfgs, timm_to_naver
 from rexnet_timm.models.weights import model_of
-
-PATH = Path(__file__).parents[2] / 'scripts' / 'convert_checkpoint.py'
-spec = importlib.util.spec_from_file_location('convert_checkpoint', PATH)
-script = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(script)
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -33,7 +28,7 @@ def refused(capsys: pytest.CaptureFixture, *args: object) -> str:
     """The one line that the script ends with."""
     assert script.main([*map(str, args)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith('convert_checkpoint.py: error: ')
+    assert line.startswith('rexnet convert: error: ')
     return line
 
 

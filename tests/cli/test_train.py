@@ -1,9 +1,5 @@
-""" The scripts as a user calls them, on small data. """
-import csv
-import os
+"""`rexnet train` as a user calls it, on small data."""
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +7,13 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from running import ROOT, distributed, load_script, summary
+from running import ROOT, distributed, summary
 
+from rexnet_timm.cli import train
 from rexnet_timm.cli.arguments import create_train_parser, parse_train_args
 from rexnet_timm.files import load_checkpoint_file
 
 CAMVID = ROOT.parent / 'shared' / 'data' / 'camvid'
-train = load_script('train')
 
 
 @pytest.fixture
@@ -65,7 +61,7 @@ def test_a_finished_run_is_left_as_it_is(mask_folder, tmp_path, caplog):
     arguments = mask_arguments(mask_folder, tmp_path, '--epochs', '1')
     assert train.main(arguments) == 0
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'run').iterdir()}
-    with caplog.at_level('INFO', 'train'):
+    with caplog.at_level('INFO', 'rexnet_timm.cli.train'):
         assert train.main([*arguments, '--resume', str(tmp_path / 'run' / 'last.pth.tar')]) == 0
     assert 'Nothing to train: 1 of 1 epochs are done; --epochs asks for more' in caplog.messages
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / 'run').iterdir()} == before
@@ -108,14 +104,14 @@ def test_options_of_a_depth_run(tmp_path):
 
 
 @pytest.mark.parametrize('args, message', [
-    (['--dataset', 'synthetic'], 'no classes, got num_classes 6: leave it out, and train on depth (--dataset synth'),
-    (['--num-classes', '3'], 'no classes, got num_classes 3: leave it out'),
+    (['--dataset', 'synthetic'], 'learns depth, got --dataset synthetic: pass --dataset synthetic-depth, or a model'),
+    (['--num-classes', '3'], 'no classes, got --num-classes 3: leave it out'),
     (['--model', 'rexnetv1_unet'], 'has depth and no classes, got --model rexnetv1_unet for segmentation: pass --mod'),
     (['--model', 'rexnetv1'], 'got --model rexnetv1 for classification: pass --model rexdepth_1_0'),
     (['--max-depth', '0.5'], '--min-depth must be below --max-depth, got 1.0 and 0.5'),
     (['--smoothness', '-1'], 'smoothness must be at least 0, got -1'),
     (['--scale-weights', '1', '2'], 'got 2 weights for the 4 scales'),
-    (['--in-chans', '1', '--img-size', '32'], 'RGB images, got --in-chans 1'),
+    (['--in-chans', '1', '--img-size', '32'], 'RGB images, got 1 channels: take 3'),
     (['--eval-metric', 'miou'], "one of loss, abs_rel, rmse, delta1, delta2, delta3, got 'miou'"),
 ])
 def test_mistakes_with_depth_end_with_one_line(args, message, tmp_path, capsys):
@@ -125,7 +121,7 @@ def test_mistakes_with_depth_end_with_one_line(args, message, tmp_path, capsys):
         del arguments[start:start + 4]
     assert train.main(arguments) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if 'error' in line]
-    assert line.startswith('train.py: error: ') and message in line
+    assert line.startswith('rexnet train: error: ') and message in line
 
 
 def test_a_depth_model_and_a_folder_of_masks_do_not_fit(mask_folder, tmp_path, capsys):
@@ -207,7 +203,7 @@ def test_the_arguments_that_timm_does_not_have_are_explained(name):
     (['--clip-grad', '-1'], None, '--clip-grad must be above 0, or left out, got -1.0'),
     (['--opt', 'adamx'], None, "got 'adamx'. Did you mean adam"),
     (['--eval-metric', 'top1'], None, "--eval-metric must be one of loss, miou"),
-    (['--resume', 'gone.pth'], None, "no checkpoint 'gone.pth'"),
+    (['--resume', 'gone.pth'], None, "no file 'gone.pth'"),
     (['--initial-checkpoint', 'gone.pth'], None, "no checkpoint 'gone.pth'"),
     (['--config', 'gone.yaml'], None, "no configuration file 'gone.yaml'"),
     (['--val-split', 'test'], None, 'test'),
@@ -224,7 +220,7 @@ def test_mistakes_end_with_one_line_that_says_what_to_do(args, change, message, 
         change(mask_folder)
     assert train.main(mask_arguments(mask_folder, tmp_path, *args)) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if 'error' in line]
-    assert line.startswith('train.py: error: ') and message in line
+    assert line.startswith('rexnet train: error: ') and message in line
     assert 'Traceback' not in line
 
 
@@ -238,105 +234,9 @@ def test_a_typo_in_a_recipe_names_the_near_argument(tmp_path, capsys):
 def test_mistakes_on_several_processes_show_no_traceback(mask_folder, tmp_path):
     result = distributed(2, *mask_arguments(mask_folder, tmp_path, '--scales', '9'), cwd=tmp_path)
     assert result.returncode != 0
-    assert result.stderr.count('train.py: error: scales must be') == 1
+    assert result.stderr.count('rexnet train: error: scales must be') == 1
     assert 'Traceback' not in result.stderr + result.stdout
 
 
-@pytest.mark.parametrize('number', ['0', 'two', ''])
-def test_the_launcher_wants_a_number_of_processes(number, tmp_path):
-    result = distributed(number, cwd=tmp_path)
-    assert result.returncode == 2
-    assert f"whole number of at least 1, got '{number}'" in result.stderr
-
-
-def test_the_demo_writes_its_picture(tmp_path, capsys):
-    path = tmp_path / 'predictions.png'
-    metrics = load_script('demo').main([
-        '--epochs', '1', '--train-images', '16', '--held-out-images', '4', '--image-size', '64', '--batch-size', '8',
-        '--output', str(path)])
-    assert 0 <= metrics['miou'] <= 100
-    printed = capsys.readouterr().out
-    assert 'IoU on 4 held-out images' in printed and f'{metrics["miou"]:5.1f}' in printed
-    with Image.open(path) as picture:
-        colors = picture.convert('RGB').getcolors(maxcolors=1 << 24)
-        assert picture.width > 7 * 192 and len(colors) > 100
-
-
-MODELS = ['rexnetv1_unet_1_0', "smp.Unet('tu-rexnet_100')"]
-FUSED = 'rexnetv1_unet_1_0, fused'
-LEAN_OFF = 'rexnetv1_unet_1_0, REXNET_LEAN=0'
-
-
-def run_benchmark(models: list[str], size: int, output: Path, *options: str) -> tuple[str, list[dict[str, str]]]:
-    """What the script prints, and the rows that it writes; it starts processes, and so has to be one."""
-    result = subprocess.run(
-        [sys.executable, str(ROOT / 'scripts' / 'benchmark.py'), '--models', *models, '--sizes', str(size),
-         '--output', str(output), *'--batch-sizes 2 --rounds 2 --device cpu'.split(), *options],
-        env={**os.environ, 'PYTHONPATH': str(ROOT)}, check=True, timeout=300, capture_output=True, text=True)
-    with open(output / 'benchmark.csv') as file:
-        return result.stdout, list(csv.DictReader(file))
-
-
-@pytest.mark.slow
-def test_the_benchmark_measures_memory(tmp_path):
-    _, (ours, lean_off, peer) = run_benchmark([MODELS[0], LEAN_OFF, MODELS[1]], 256, tmp_path)
-    assert 0 < float(ours['memory_mib']) < float(lean_off['memory_mib']) < float(peer['memory_mib'])
-    assert float(peer['memory_ratio']) == 1
-
-
-def test_the_benchmark_measures_every_model_and_writes_its_files(tmp_path):
-    names = [FUSED, *MODELS]
-    printed, rows = run_benchmark(names, 64, tmp_path, '--no-memory')
-    assert [row['model'] for row in rows] == names
-    fused, ours, peer = (
-        {key: float(value) for key, value in row.items() if value and key.endswith(('_ms', '_ratio', 'gmacs'))}
-        for row in rows)
-    assert fused['inference_ms'] > 0 and not any(key.startswith('training') for key in fused)
-    assert fused['gmacs'] == ours['gmacs']
-    assert f'| `{FUSED}` | 3.' in printed
-    assert peer['training_ratio'] == peer['inference_ratio'] == 1
-    assert ours['training_ratio'] == pytest.approx(ours['training_ms'] / peer['training_ms'])
-    assert ours['training_ms'] > ours['inference_ms'] > 0 and ours['gmacs'] < peer['gmacs']
-    assert f'| `{MODELS[0]}` | 3.' in printed
-    with Image.open(tmp_path / 'benchmark-64-2.png') as picture:
-        assert picture.width == 900
-
-
-def test_the_benchmark_of_losses_measures_every_way(capsys):
-    results = load_script('benchmark_losses').main('--size 64 --batch-size 2 --rounds 2'.split())
-    assert len(results) == 6
-    alone, nearest, upsampled = (
-        results[name] for name in ('scale 0 alone', 'scales 0 to 4, nearest', 'scales 0 to 4, upsample'))
-    # logits of scale 0, their softmax and gradient at the least: float32, 2 images, 11 classes
-    assert alone[1] > 2 * 2 * 11 * 64 * 64 * 4 / 2 ** 20
-    assert alone[1] < nearest[1] < upsampled[1]
-    assert '| scales 0 to 4, upsample |' in capsys.readouterr().out
-
-
-def test_the_scales_of_a_run_are_measured(tmp_path, capsys):
-    assert train.main([
-        '--dataset', 'synthetic', '--synthetic-images', '16', '--model', 'rexnetv1_unet_test', '--img-size', '64',
-        '--batch-size', '8', '--epochs', '1', '--workers', '0', '--device', 'cpu', '--output', str(tmp_path),
-        '--experiment', 'run']) == 0
-    scales = load_script('scales')
-    capsys.readouterr()
-    assert scales.main([str(tmp_path / 'run'), '--thresholds', '0', '1', '--output', str(tmp_path / 'out')]) == 0
-    assert '| confidence 1 |' in capsys.readouterr().out
-    with open(tmp_path / 'out' / 'scales.csv') as file:
-        rows = {row['prediction']: row for row in csv.DictReader(file)}
-    assert len(rows) == 7
-    # sure of nothing is the finest scale, sure of everything the coarsest
-    assert rows['confidence 1']['miou'] == rows['cut at scale 0']['miou']
-    assert rows['confidence 0']['miou'] == rows['cut at scale 4']['miou']
-    assert float(rows['confidence 0']['mean_scale']) == 4
-    with Image.open(tmp_path / 'out' / 'scales.png') as picture:
-        assert len(picture.convert('RGB').getcolors(maxcolors=1 << 24)) > 2
-
-
-def test_scales_of_what_is_no_run_is_told(tmp_path, capsys):
-    assert load_script('scales').main([str(tmp_path)]) == 2
-    assert 'must be the folder of a run of train.py, and has no args.yaml' in capsys.readouterr().err
-
-
-def test_the_scripts_leave_the_process_without_a_group():
+def test_a_run_leaves_the_process_without_a_group():
     assert not torch.distributed.is_initialized()

@@ -1,0 +1,472 @@
+"""What each kind of model is trained on and by: classes of images, masks, or depth.
+
+A run asks `kind_of` once; whatever depends on the kind is a method of the object that it gets. A further kind is a
+class here, with the methods of `Kind`.
+"""
+import argparse
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.nn as nn
+from timm.data import Mixup, create_dataset, create_loader, resolve_data_config
+from timm.loss import create_classification_loss
+from timm.task import ClassificationTask, TrainingTask
+
+from ..data import (
+    DatasetError,
+    SegmentationFolder,
+    SyntheticDepth,
+    SyntheticShapes,
+    create_depth_transform,
+    create_segmentation_loader,
+    create_segmentation_transform,
+)
+from ..data.description import find_folders
+from ..models import depth, unet
+from ..models.any_encoder import min_training_batch
+from ..training.depth_losses import MultiScaleDepthLoss
+from ..training.losses import MultiScaleLoss, create_segmentation_loss
+from ..training.tasks import DepthTask, SegmentationTask
+from .build import Process, architecture_of, in_channels, is_smp
+
+__all__ = ['Classification', 'Depth', 'Kind', 'Segmentation', 'kind_of']
+
+_logger = logging.getLogger(__name__)
+
+Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
+
+SYNTHETIC = ('synthetic', 'synthetic-depth')
+
+_CLASSIFICATION = {
+    'class_map', 'crop_pct', 'gp', 'train_interpolation', 'aa', 'reprob', 'remode', 'recount', 'mixup', 'cutmix',
+    'mixup_prob', 'mixup_switch_prob', 'mixup_mode', 'smoothing', 'bce_loss', 'ratio'}
+_SEGMENTATION = {'ignore_index', 'seg_loss', 'class_weights', 'scale_target', 'object_share', 'background_classes'}
+_SCALES = {'scales', 'scale_weights', 'fade_epochs'}
+_DEPTH = {'min_depth', 'max_depth', 'smoothness'}
+
+# Options that do nothing without another one: their names, whether the other one is given, and its flag.
+_NEEDS: tuple[tuple[set[str], Callable[[argparse.Namespace], Any], str], ...] = (
+    ({'model_ema_decay', 'model_ema_warmup'}, lambda args: args.model_ema, '--model-ema'),
+    ({'amp_dtype'}, lambda args: args.amp, '--amp'),
+    ({'clip_mode'}, lambda args: args.clip_grad is not None, '--clip-grad'),
+    ({'no_resume_opt'}, lambda args: args.resume, '--resume'),
+    ({'synthetic_images'}, lambda args: args.dataset in SYNTHETIC, '--dataset synthetic or synthetic-depth'),
+    ({'remode', 'recount'}, lambda args: args.reprob, '--reprob'),
+    ({'mixup_prob', 'mixup_switch_prob', 'mixup_mode'}, lambda args: args.mixup or args.cutmix, '--mixup or --cutmix'),
+    ({'object_share', 'background_classes'}, lambda args: args.scale_target == 'object', '--scale-target object'),
+    ({'lr_base', 'lr_base_size', 'lr_base_scale'}, lambda args: args.lr is None, 'leaving out --lr'),
+    ({'warmup_lr', 'warmup_prefix'}, lambda args: args.warmup_epochs, '--warmup-epochs'),
+    ({'scale', 'ratio', 'hflip', 'vflip', 'color_jitter', 'aa', 'reprob'}, lambda args: not args.no_aug,
+     'leaving out --no-aug'),
+    ({'decay_epochs'}, lambda args: args.sched in ('step', 'wsd', 'rsqrt'), '--sched step'),
+    ({'decay_milestones'}, lambda args: args.sched == 'multistep', '--sched multistep'),
+    ({'patience_epochs'}, lambda args: args.sched == 'plateau', '--sched plateau'),
+)
+
+
+def _flag(name: str) -> str:
+    return '--' + name.replace('_', '-')
+
+
+class Kind:
+    """What a kind of model is trained on and by. The arguments of a run are read, never written.
+
+    Attributes:
+        name: What the model learns, for messages.
+        without_effect: Options that this kind does not read.
+    """
+
+    name: str
+    without_effect: frozenset[str]
+
+    def check(self, args: argparse.Namespace) -> None:
+        """Say which options have no effect, and refuse a data set that belongs to another kind.
+
+        Raises:
+            ValueError: With the data set or the model that fits.
+        """
+        if args.dataset in SYNTHETIC and args.data_dir is not None:
+            raise ValueError(
+                f'--dataset {args.dataset} is built in and reads no folder, got {args.data_dir!r} too: leave out one '
+                'of the two.')
+        if args.data_dir is not None and not os.path.isdir(args.data_dir):
+            raise ValueError(f'The folder of the data must exist, {args.data_dir!r} does not.')
+        given = set(args.given)
+        for name in sorted(given & self.without_effect):
+            _logger.warning('%s has no effect on %s.', _flag(name), self.name)
+        for names, is_given, needed in _NEEDS:
+            if not is_given(args):
+                for name in sorted((given & names) - self.without_effect):
+                    _logger.warning('%s has no effect without %s.', _flag(name), needed)
+
+    def num_classes(self, args: argparse.Namespace) -> int | None:
+        """Channels of the model's output; None for the model's own number."""
+        return args.num_classes
+
+    def datasets(self, args: argparse.Namespace, num_classes: int | None) -> tuple[Any, Any]:
+        """The training and the validation set, without transforms, before there is a model.
+
+        Raises:
+            ValueError: Data that does not fit; a `DatasetError` names the file.
+        """
+        raise NotImplementedError
+
+    def loaders(
+            self,
+            args: argparse.Namespace,
+            model: nn.Module,
+            datasets: tuple[Any, Any],
+            process: Process,
+    ) -> tuple[Batches, Batches]:
+        """Loaders of both sets, as the model takes its images. ValueError for sizes or batches that it does not."""
+        raise NotImplementedError
+
+    def task(
+            self,
+            args: argparse.Namespace,
+            model: nn.Module,
+            num_classes: int,
+            dataset: Any,
+            process: Process,
+    ) -> TrainingTask:
+        """The task that trains the model; `dataset` is the validation set. ValueError for a loss that does not fit."""
+        raise NotImplementedError
+
+    def mixup(self, args: argparse.Namespace, num_classes: int) -> Mixup | None:
+        """What mixes training batches, if anything."""
+        return None
+
+
+class Segmentation(Kind):
+    """Classes of pixels: all of SMP's architectures and this package's U-Nets."""
+
+    name = 'segmentation'
+    without_effect = frozenset(_CLASSIFICATION | _DEPTH)
+
+    def check(self, args: argparse.Namespace) -> None:
+        if args.dataset == 'synthetic-depth':
+            raise ValueError(
+                f'--dataset synthetic-depth has depth and no classes, got --model {args.model} for segmentation: pass '
+                '--model rexdepth_1_0, or --dataset synthetic for segmentation.')
+        if args.dataset not in ('', 'synthetic'):
+            raise ValueError(
+                f'--model {args.model} learns masks, got --dataset {args.dataset}, which has none: give a folder of '
+                'images and masks, or --dataset synthetic.')
+        super().check(args)
+        if is_smp(args.model) and args.model.lower() != 'multiscaleunet':
+            for name in sorted(set(args.given) & (
+                    _SCALES | {'scale_target', 'object_share', 'background_classes'}) - {'scales'}):
+                _logger.warning('%s has no effect on --model %s, which has one scale.', _flag(name), args.model)
+
+    def num_classes(self, args: argparse.Namespace) -> int:
+        """Channels of the logits. ValueError where they are needed and not given."""
+        if args.num_classes is not None:
+            return args.num_classes
+        if args.dataset == 'synthetic':
+            return SyntheticShapes(1).num_classes
+        raise ValueError('--num-classes is needed for segmentation: the classes of the masks, or 1 if binary.')
+
+    def datasets(self, args: argparse.Namespace, num_classes: int) -> tuple[Any, Any]:
+        if args.dataset == 'synthetic':
+            # another seed gives other images
+            return tuple(
+                SyntheticShapes(length, num_classes=max(2, num_classes), seed=args.seed + index)
+                for index, length in enumerate(_lengths(args)))
+        return tuple(
+            SegmentationFolder(args.data_dir, split, num_classes, args.ignore_index, in_channels(args) or 3)
+            for split in (args.train_split, args.val_split))
+
+    def loaders(
+            self,
+            args: argparse.Namespace,
+            model: nn.Module,
+            datasets: tuple[Any, Any],
+            process: Process,
+    ) -> tuple[Batches, Batches]:
+        config = _data_config(args, model, datasets[0].in_chans)
+        in_chans, *crop_size = config['input_size']
+        # most of SMP's architectures take only multiples; validation images are padded to one, and the padding is
+        # ignored
+        size_divisor = model.encoder.output_stride if model.requires_divisible_input_shape else 1
+        if any(side % size_divisor for side in crop_size):
+            raise ValueError(
+                f'--model {args.model} takes multiples of {size_divisor}, got crops of {crop_size[0]} x '
+                f'{crop_size[1]}: change --img-size or --input-size.')
+        for is_training, dataset in zip((True, False), datasets, strict=True):
+            dataset.transform = create_segmentation_transform(
+                is_training and not args.no_aug,
+                img_size=tuple(crop_size) if is_training else None,
+                mean=config['mean'],
+                std=config['std'],
+                ignore_label=dataset.ignore_label,
+                scale=tuple(args.scale or (0.5, 2.0)),
+                hflip=args.hflip,
+                vflip=args.vflip,
+                color_jitter=args.color_jitter,
+                interpolation=args.interpolation or 'bilinear',
+                in_chans=in_chans,
+            )
+        return _dense_loaders(args, model, datasets, process, config['input_size'], size_divisor)
+
+    def task(
+            self,
+            args: argparse.Namespace,
+            model: nn.Module,
+            num_classes: int,
+            dataset: Any,
+            process: Process,
+    ) -> TrainingTask:
+        criterion = MultiScaleLoss(
+            create_segmentation_loss(args.seg_loss, num_classes, dataset.ignore_label, args.class_weights),
+            weights=_scale_weights(args.scale_weights), target=args.scale_target, ignore_index=dataset.ignore_label,
+            object_share=args.object_share, background=args.background_classes, fade_epochs=args.fade_epochs)
+        criterion.scale_weights(getattr(model, 'scales', (0,)))  # as many as there are scales, or an error now
+        return SegmentationTask(
+            model, num_classes, criterion, dataset.ignore_label, dataset.class_names, device=process.device,
+            verbose=process.primary)
+
+
+class Depth(Kind):
+    """Depth of pixels: ReXDepth."""
+
+    name = 'depth'
+    without_effect = frozenset(
+        _CLASSIFICATION | _SEGMENTATION | {'scale', 'vflip', 'train_split', 'val_split'} - {'fade_epochs'})
+
+    def check(self, args: argparse.Namespace) -> None:
+        if args.dataset != 'synthetic-depth':
+            given = f'--dataset {args.dataset}' if args.dataset else f'the folder {args.data_dir!r}'
+            raise ValueError(
+                f'--model {args.model} learns depth, got {given}: pass --dataset synthetic-depth, or a model such as '
+                'rexnetv1_unet_1_0 for masks and rexnetv1_1_0 for classes.')
+        super().check(args)
+        if in_channels(args) not in (None, 3):
+            raise ValueError(f'--dataset synthetic-depth has RGB images, got {in_channels(args)} channels: take 3.')
+        if args.num_classes not in (None, 1):
+            raise ValueError(
+                f'--model {args.model} predicts disparity, which is one channel and no classes, got --num-classes '
+                f'{args.num_classes}: leave it out.')
+
+    def num_classes(self, args: argparse.Namespace) -> int:
+        """One channel of disparity."""
+        return 1
+
+    def datasets(self, args: argparse.Namespace, num_classes: int) -> tuple[Any, Any]:
+        size = (args.input_size or [3, args.img_size, args.img_size])[1:]
+        return tuple(
+            SyntheticDepth(length, tuple(size) if all(size) else (96, 128), seed=args.seed + index)
+            for index, length in enumerate(_lengths(args)))
+
+    def loaders(
+            self,
+            args: argparse.Namespace,
+            model: nn.Module,
+            datasets: tuple[Any, Any],
+            process: Process,
+    ) -> tuple[Batches, Batches]:
+        config = _data_config(args, model, datasets[0].in_chans)
+        size = tuple(config['input_size'][1:])
+        for is_training, dataset in zip((True, False), datasets, strict=True):
+            dataset.transform = create_depth_transform(
+                is_training and not args.no_aug,
+                img_size=size,
+                mean=config['mean'],
+                std=config['std'],
+                hflip=args.hflip,
+                color_jitter=args.color_jitter,
+                interpolation=args.interpolation or 'bilinear',
+            )
+        return _dense_loaders(args, model, datasets, process, config['input_size'])
+
+    def task(
+            self,
+            args: argparse.Namespace,
+            model: nn.Module,
+            num_classes: int,
+            dataset: Any,
+            process: Process,
+    ) -> TrainingTask:
+        criterion = MultiScaleDepthLoss(
+            args.min_depth, args.max_depth, _scale_weights(args.scale_weights), args.smoothness,
+            fade_epochs=args.fade_epochs)
+        criterion.multi_scale.scale_weights(model.scales)  # as many as there are scales, or an error now
+        return DepthTask(model, criterion, device=process.device, verbose=process.primary)
+
+
+class Classification(Kind):
+    """Classes of images: any other model of timm."""
+
+    name = 'classification'
+    without_effect = frozenset(_SEGMENTATION | _SCALES - {'scales'} | _DEPTH)
+
+    def check(self, args: argparse.Namespace) -> None:
+        if args.dataset in SYNTHETIC:
+            fitting = 'rexdepth_1_0' if args.dataset == 'synthetic-depth' else 'rexnetv1_unet_1_0'
+            content = 'depth and no classes' if args.dataset == 'synthetic-depth' else 'masks and no classes of images'
+            raise ValueError(
+                f'--dataset {args.dataset} has {content}, got --model {args.model} for classification: pass --model '
+                f'{fitting}.')
+        super().check(args)
+        if args.dataset or args.data_dir is None:
+            return
+        try:
+            images, masks = find_folders(args.data_dir, args.train_split)
+        except DatasetError:
+            return  # no folders of images and masks, as it should be
+        raise ValueError(
+            f'--model {args.model} learns one class for each image, and {args.data_dir!r} holds images with masks '
+            f'({images.name} with {masks.name}): pass --model rexnetv1_unet_1_0 and --num-classes, or a folder with a '
+            'folder of images for each class.')
+
+    def datasets(self, args: argparse.Namespace, num_classes: int | None) -> tuple[Any, Any]:
+        found = []
+        for split, is_training in ((args.train_split, True), (args.val_split, False)):
+            try:
+                dataset = create_dataset(
+                    args.dataset, root=args.data_dir, split=split, is_training=is_training, class_map=args.class_map,
+                    batch_size=args.batch_size, seed=args.seed, input_img_mode='L' if in_channels(args) == 1 else 'RGB')
+            except (RuntimeError, AssertionError) as error:
+                form = f'of --dataset {args.dataset}' if args.dataset else 'folders of images, one for each class'
+                raise ValueError(f'The {split!r} part of {args.data_dir!r} must be {form}: {error}') from error
+            if num_classes is not None:
+                self._check_classes(args, split, dataset, num_classes)
+            found.append(dataset)
+        return tuple(found)
+
+    @staticmethod
+    def _check_classes(args: argparse.Namespace, split: str, dataset: Any, num_classes: int) -> None:
+        # timm's readers know the classes, and so do torchvision's data sets
+        classes = getattr(getattr(dataset, 'reader', dataset), 'class_to_idx', {})
+        if len(classes) > num_classes:
+            raise ValueError(
+                f'--num-classes is {num_classes}, and the {split!r} part of {args.data_dir!r} has {len(classes)} '
+                f'classes: pass --num-classes {len(classes)}.')
+
+    def loaders(
+            self,
+            args: argparse.Namespace,
+            model: nn.Module,
+            datasets: tuple[Any, Any],
+            process: Process,
+    ) -> tuple[Batches, Batches]:
+        config = resolve_data_config(vars(args), model=model, verbose=process.primary)
+        least = _least_batch(model, config['input_size'])
+        if args.batch_size < least:
+            raise ValueError(
+                f'--model {args.model} trains on at least {least} images in the batch of each process, got '
+                f'--batch-size {args.batch_size}.')
+        loaders = []
+        for is_training, dataset in zip((True, False), datasets, strict=True):
+            self._check_classes(args, args.train_split if is_training else args.val_split, dataset, model.num_classes)
+            loaders.append(create_loader(
+                dataset,
+                input_size=config['input_size'],
+                batch_size=args.batch_size if is_training else args.validation_batch_size or args.batch_size,
+                is_training=is_training,
+                no_aug=args.no_aug,
+                re_prob=args.reprob if is_training else 0.,
+                re_mode=args.remode,
+                re_count=args.recount,
+                scale=args.scale,
+                ratio=args.ratio,
+                hflip=args.hflip,
+                vflip=args.vflip,
+                color_jitter=args.color_jitter,
+                auto_augment=args.aa,
+                interpolation=args.train_interpolation if is_training else config['interpolation'],
+                mean=config['mean'],
+                std=config['std'],
+                crop_pct=config['crop_pct'],
+                num_workers=args.workers,
+                distributed=process.distributed,
+                pin_memory=args.pin_mem,
+                persistent_workers=args.workers > 0,
+                device=process.device,
+            ))
+        if len(loaders[0]) == 0:
+            raise ValueError(
+                f'Training needs at least one whole batch in each process: {len(datasets[0])} images over '
+                f'{process.world_size} process(es) do not fill one of {args.batch_size}; pass a smaller --batch-size.')
+        return tuple(loaders)
+
+    def task(
+            self,
+            args: argparse.Namespace,
+            model: nn.Module,
+            num_classes: int,
+            dataset: Any,
+            process: Process,
+    ) -> TrainingTask:
+        criterion = create_classification_loss(
+            'bce' if args.bce_loss else None, smoothing=args.smoothing, soft_targets=args.mixup > 0 or args.cutmix > 0)
+        return ClassificationTask(model, criterion, device=process.device, verbose=process.primary)
+
+    def mixup(self, args: argparse.Namespace, num_classes: int) -> Mixup | None:
+        """Mixup and CutMix, where asked for."""
+        if not (args.mixup > 0 or args.cutmix > 0):
+            return None
+        return Mixup(
+            mixup_alpha=args.mixup, cutmix_alpha=args.cutmix, prob=args.mixup_prob,
+            switch_prob=args.mixup_switch_prob, mode=args.mixup_mode, label_smoothing=args.smoothing,
+            num_classes=num_classes)
+
+
+def kind_of(model: str) -> Kind:
+    """The kind of a `--model`, by its name. ValueError for an unknown one, with near names."""
+    if is_smp(model):
+        return Segmentation()
+    architecture = architecture_of(model)
+    if architecture in unet.default_cfgs:
+        return Segmentation()
+    return Depth() if architecture in depth.default_cfgs else Classification()
+
+
+def _data_config(args: argparse.Namespace, model: nn.Module, in_chans: int) -> dict[str, Any]:
+    """How the model takes its images, by timm's rules; `in_chans` is what the data set reads."""
+    config = resolve_data_config(vars(args), model=model)
+    if config['input_size'][0] != in_chans:
+        raise ValueError(
+            f'--model {args.model} takes {config["input_size"][0]} channels, and images are read with {in_chans}: '
+            f'pass --in-chans {config["input_size"][0]}.')
+    return config
+
+
+def _least_batch(model: nn.Module, input_size: Sequence[int]) -> int:
+    in_chans, *size = input_size
+    return min_training_batch(model, tuple(size), in_chans)
+
+
+def _dense_loaders(
+        args: argparse.Namespace,
+        model: nn.Module,
+        datasets: tuple[Any, Any],
+        process: Process,
+        input_size: Sequence[int],
+        size_divisor: int = 1,
+) -> tuple[Batches, Batches]:
+    shared = dict(
+        num_workers=args.workers, distributed=process.distributed, seed=args.seed,
+        pin_memory=args.pin_mem and process.device.type == 'cuda', size_divisor=size_divisor)
+    train_set, eval_set = datasets
+    return (
+        create_segmentation_loader(
+            train_set, args.batch_size, is_training=True, min_batch_size=_least_batch(model, input_size),
+            **shared),
+        create_segmentation_loader(
+            eval_set, args.validation_batch_size or args.batch_size, is_training=False, **shared),
+    )
+
+
+def _lengths(args: argparse.Namespace) -> tuple[int, int]:
+    """Images of a built-in set for training and for validation."""
+    return args.synthetic_images, max(1, args.synthetic_images // 8)
+
+
+def _scale_weights(words: Sequence[str]) -> str | list[float]:
+    try:
+        return [float(word) for word in words]
+    except ValueError:
+        return ' '.join(words)  # a name, which the loss checks

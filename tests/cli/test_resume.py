@@ -1,0 +1,113 @@
+"""`rexnet train --resume` as a user means it."""
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from running import summary
+
+from rexnet_timm.cli import train
+from rexnet_timm.files import load_checkpoint_file
+
+ARGUMENTS = (
+    '--dataset synthetic --synthetic-images 8 --model rexnetv1_unet_test --img-size 64 --batch-size 4 --workers 0 '
+    '--opt adamw --lr 1e-3 --sched none --warmup-epochs 0 --device cpu').split()
+
+
+def learn(*arguments: object) -> int:
+    return train.main([*ARGUMENTS, *map(str, arguments)])
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """The folder of a run of one epoch."""
+    assert learn('--epochs', 1, '--output', tmp_path / 'output', '--experiment', 'run') == 0
+    return tmp_path / 'output' / 'run'
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_run_goes_on_in_its_own_folder(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert learn('--epochs', 3, '--resume', run / 'last.pth.tar') == 0
+    assert [row['epoch'] for row in summary(run)] == ['0', '1', '2']
+    assert files(tmp_path) == {'output'} and files(tmp_path / 'output') == {'run'}
+    assert load_checkpoint_file(run / 'last.pth.tar')['epoch'] == 2
+
+
+def test_a_run_goes_on_elsewhere_where_asked(run, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in run.iterdir()}
+    assert learn('--epochs', 2, '--resume', run / 'last.pth.tar', '--output', tmp_path, '--experiment', 'other') == 0
+    assert {path: path.stat().st_mtime_ns for path in run.iterdir()} == before
+    assert {'last.pth.tar', 'model_best.pth.tar', 'summary.csv'} <= files(tmp_path / 'other')
+
+
+def test_the_arguments_of_a_run_keep_no_resume(run):
+    assert learn('--epochs', 2, '--resume', run / 'last.pth.tar') == 0
+    assert 'resume' not in yaml.safe_load((run / 'args.yaml').read_text())
+
+
+def better(run: Path, metric: float) -> None:
+    """Make the run's first epoch as good as told."""
+    for name in ('last.pth.tar', 'model_best.pth.tar', 'checkpoint-0.pth.tar'):
+        content = load_checkpoint_file(run / name)
+        content['metric'] = metric
+        content['saver'].update(pending=(0, metric), best_metric=None, best_epoch=None, checkpoint_files=[])
+        content.pop('args')
+        (run / name).unlink()
+        torch.save(content, run / name)
+
+
+def test_a_worse_model_never_replaces_the_best(run):
+    better(run, 101.)
+    best = (run / 'model_best.pth.tar').read_bytes()
+    assert learn('--epochs', 2, '--resume', run / 'last.pth.tar') == 0
+    assert (run / 'model_best.pth.tar').read_bytes() == best
+    better_later = load_checkpoint_file(run / 'last.pth.tar')['saver']
+    assert (better_later['best_metric'], better_later['best_epoch']) == (101., 0)
+
+
+def test_a_better_model_replaces_the_best(run):
+    better(run, -1.)
+    assert learn('--epochs', 2, '--resume', run / 'last.pth.tar') == 0
+    assert load_checkpoint_file(run / 'model_best.pth.tar')['epoch'] == 1
+
+
+def test_old_checkpoints_of_the_run_are_still_removed(run):
+    assert learn('--epochs', 4, '--resume', run / 'last.pth.tar', '--checkpoint-hist', 2) == 0
+    assert sum(name.startswith('checkpoint-') for name in files(run)) == 2
+
+
+def test_another_metric_ranks_anew(run, caplog):
+    best = load_checkpoint_file(run / 'last.pth.tar')['saver']['pending'][1]
+    assert learn('--epochs', 2, '--resume', run / 'last.pth.tar', '--eval-metric', 'loss') == 0
+    assert 'ranked anew: the run so far ranked them by miou, not by loss' in caplog.text
+    assert load_checkpoint_file(run / 'last.pth.tar')['saver']['best_metric'] != best
+
+
+def test_a_changed_rate_is_used(run):
+    assert learn('--epochs', 2, '--resume', run / 'last.pth.tar', '--lr', '2e-4') == 0
+    assert [float(row['lr']) for row in summary(run)] == [1e-3, 2e-4]
+
+
+def test_another_optimizer_is_one_line(run, capsys):
+    resume = ['--epochs', 2, '--resume', run / 'last.pth.tar', '--opt', 'sgd']
+    assert learn(*resume) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if 'error' in line]
+    assert 'was trained by another optimizer' in line and '--no-resume-opt' in line
+    assert learn(*resume, '--no-resume-opt') == 0
+
+
+def test_an_average_can_be_switched_on(run):
+    assert learn('--epochs', 2, '--resume', run / 'last.pth.tar', '--model-ema', '--model-ema-decay', '0.999999') == 0
+    first = load_checkpoint_file(run / 'checkpoint-0.pth.tar')['state_dict']
+    average = load_checkpoint_file(run / 'last.pth.tar')['state_dict_ema']
+    key = 'encoder.stem.conv.weight'
+    torch.testing.assert_close(average[key], first[key], rtol=0, atol=1e-6)
+
+
+def test_a_constant_rate_trains_on(run):
+    assert learn('--epochs', 3, '--resume', run / 'last.pth.tar') == 0
+    assert {float(row['lr']) for row in summary(run)} == {1e-3}

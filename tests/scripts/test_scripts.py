@@ -1,0 +1,108 @@
+"""The scripts that are no commands, on small data."""
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from running import ROOT, distributed, load_script
+
+from rexnet_timm.cli import train
+
+
+@pytest.mark.parametrize('number', ['0', 'two', ''])
+def test_the_launcher_wants_a_number_of_processes(number, tmp_path):
+    result = distributed(number, cwd=tmp_path)
+    assert result.returncode == 2
+    assert f"whole number of at least 1, got '{number}'" in result.stderr
+
+
+def test_the_demo_writes_its_picture(tmp_path, capsys):
+    path = tmp_path / 'predictions.png'
+    metrics = load_script('demo').main([
+        '--epochs', '1', '--train-images', '16', '--held-out-images', '4', '--image-size', '64', '--batch-size', '8',
+        '--output', str(path)])
+    assert 0 <= metrics['miou'] <= 100
+    printed = capsys.readouterr().out
+    assert 'IoU on 4 held-out images' in printed and f'{metrics["miou"]:5.1f}' in printed
+    with Image.open(path) as picture:
+        colors = picture.convert('RGB').getcolors(maxcolors=1 << 24)
+        assert picture.width > 7 * 192 and len(colors) > 100
+
+
+MODELS = ['rexnetv1_unet_1_0', "smp.Unet('tu-rexnet_100')"]
+FUSED = 'rexnetv1_unet_1_0, fused'
+LEAN_OFF = 'rexnetv1_unet_1_0, REXNET_LEAN=0'
+
+
+def run_benchmark(models: list[str], size: int, output: Path, *options: str) -> tuple[str, list[dict[str, str]]]:
+    """What the script prints, and the rows that it writes; it starts processes, and so has to be one."""
+    result = subprocess.run(
+        [sys.executable, str(ROOT / 'scripts' / 'benchmark.py'), '--models', *models, '--sizes', str(size),
+         '--output', str(output), *'--batch-sizes 2 --rounds 2 --device cpu'.split(), *options],
+        env={**os.environ, 'PYTHONPATH': str(ROOT)}, check=True, timeout=300, capture_output=True, text=True)
+    with open(output / 'benchmark.csv') as file:
+        return result.stdout, list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_the_benchmark_measures_memory(tmp_path):
+    _, (ours, lean_off, peer) = run_benchmark([MODELS[0], LEAN_OFF, MODELS[1]], 256, tmp_path)
+    assert 0 < float(ours['memory_mib']) < float(lean_off['memory_mib']) < float(peer['memory_mib'])
+    assert float(peer['memory_ratio']) == 1
+
+
+def test_the_benchmark_measures_every_model_and_writes_its_files(tmp_path):
+    names = [FUSED, *MODELS]
+    printed, rows = run_benchmark(names, 64, tmp_path, '--no-memory')
+    assert [row['model'] for row in rows] == names
+    fused, ours, peer = (
+        {key: float(value) for key, value in row.items() if value and key.endswith(('_ms', '_ratio', 'gmacs'))}
+        for row in rows)
+    assert fused['inference_ms'] > 0 and not any(key.startswith('training') for key in fused)
+    assert fused['gmacs'] == ours['gmacs']
+    assert f'| `{FUSED}` | 3.' in printed
+    assert peer['training_ratio'] == peer['inference_ratio'] == 1
+    assert ours['training_ratio'] == pytest.approx(ours['training_ms'] / peer['training_ms'])
+    assert ours['training_ms'] > ours['inference_ms'] > 0 and ours['gmacs'] < peer['gmacs']
+    assert f'| `{MODELS[0]}` | 3.' in printed
+    with Image.open(tmp_path / 'benchmark-64-2.png') as picture:
+        assert picture.width == 900
+
+
+def test_the_benchmark_of_losses_measures_every_way(capsys):
+    results = load_script('benchmark_losses').main('--size 64 --batch-size 2 --rounds 2'.split())
+    assert len(results) == 6
+    alone, nearest, upsampled = (
+        results[name] for name in ('scale 0 alone', 'scales 0 to 4, nearest', 'scales 0 to 4, upsample'))
+    # logits of scale 0, their softmax and gradient at the least: float32, 2 images, 11 classes
+    assert alone[1] > 2 * 2 * 11 * 64 * 64 * 4 / 2 ** 20
+    assert alone[1] < nearest[1] < upsampled[1]
+    assert '| scales 0 to 4, upsample |' in capsys.readouterr().out
+
+
+def test_the_scales_of_a_run_are_measured(tmp_path, capsys):
+    assert train.main([
+        '--dataset', 'synthetic', '--synthetic-images', '16', '--model', 'rexnetv1_unet_test', '--img-size', '64',
+        '--batch-size', '8', '--epochs', '1', '--workers', '0', '--device', 'cpu', '--output', str(tmp_path),
+        '--experiment', 'run']) == 0
+    scales = load_script('scales')
+    capsys.readouterr()
+    assert scales.main([str(tmp_path / 'run'), '--thresholds', '0', '1', '--output', str(tmp_path / 'out')]) == 0
+    assert '| confidence 1 |' in capsys.readouterr().out
+    with open(tmp_path / 'out' / 'scales.csv') as file:
+        rows = {row['prediction']: row for row in csv.DictReader(file)}
+    assert len(rows) == 7
+    # sure of nothing is the finest scale, sure of everything the coarsest
+    assert rows['confidence 1']['miou'] == rows['cut at scale 0']['miou']
+    assert rows['confidence 0']['miou'] == rows['cut at scale 4']['miou']
+    assert float(rows['confidence 0']['mean_scale']) == 4
+    with Image.open(tmp_path / 'out' / 'scales.png') as picture:
+        assert len(picture.convert('RGB').getcolors(maxcolors=1 << 24)) > 2
+
+
+def test_scales_of_what_is_no_run_is_told(tmp_path, capsys):
+    assert load_script('scales').main([str(tmp_path)]) == 2
+    assert 'must be the folder of a run of train.py, and has no args.yaml' in capsys.readouterr().err
