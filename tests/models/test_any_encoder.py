@@ -1,9 +1,11 @@
 """The multi-scale U-Net on encoders that are not this package's."""
 import pytest
 import segmentation_models_pytorch as smp
+import timm
 import torch
 
 from rexnet_timm import MultiScaleUnet
+from rexnet_timm.models.any_encoder import create_encoder, feature_grids, min_training_batch
 from rexnet_timm.models.rexnetv1 import model_cfgs
 
 # One of each family: patch-4 without a half-scale feature, VGG with a full-scale one, NHWC, fixed sizes, ...
@@ -90,3 +92,58 @@ def test_sizes_that_timm_calls_fixed_and_are_not():
 def test_what_has_no_pyramid_is_refused_with_the_reason(name, reason):
     with pytest.raises(ValueError, match=f"Encoder 'tu-{name}' cannot be built.*{reason}.*features that halve in size"):
         MultiScaleUnet(f'tu-{name}', classes=2)
+
+
+@pytest.mark.parametrize('build', [
+    lambda: MultiScaleUnet('rexnetv1_test'),
+    lambda: MultiScaleUnet('rexnetv1_lite_1_0'),
+    lambda: MultiScaleUnet('resnet18'),
+    lambda: smp.DeepLabV3Plus('resnet18', encoder_weights=None),
+    lambda: smp.PSPNet('resnet18', encoder_weights=None),
+    lambda: timm.create_model('rexnetv1_test', drop_rate=0.2, drop_path_rate=0.1),
+    lambda: timm.create_model('rexnet_100'),
+    lambda: timm.create_model('resnet18'),
+], ids=['unet', 'lite', 'resnet18', 'deeplab', 'pspnet', 'classifier', 'rexnet_100', 'resnet18 classifier'])
+@pytest.mark.parametrize('size', [(64, 64), (32, 32)])
+def test_the_least_training_batch_is_what_training_says(build, size):
+    model = build().eval()
+    before, random = {key: value.clone() for key, value in model.state_dict().items()}, torch.get_rng_state()
+    number = min_training_batch(model, size)
+    assert torch.equal(torch.get_rng_state(), random) and not model.training
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not any(value.is_meta for value in model.state_dict().values())
+    model.train()
+    try:
+        model(torch.randn(1, 3, *size))
+        assert number == 1
+    except ValueError:
+        assert number == 2
+        model(torch.randn(2, 3, *size))
+
+
+@pytest.mark.parametrize('name, number', [
+    ('rexnetv1_test', 2), ('rexnetv1_lite_1_0', 1), ('resnet18', 1)])
+def test_the_least_training_batch_by_name(name, number):
+    assert min_training_batch(MultiScaleUnet(name, in_channels=5), (64, 96), 5) == number
+
+
+def test_the_least_training_batch_of_a_size_that_is_refused():
+    with pytest.raises(ValueError, match='at least 32 x 32, got 16 x 64'):
+        min_training_batch(MultiScaleUnet('resnet18'), (16, 64))
+
+
+@pytest.mark.parametrize('name, expected', [
+    ('resnet18', [(0, False), (1, False), (2, False), (3, False), (4, False), (5, False)]),
+    ('vgg11', [(0, False), (1, True), (2, True), (3, True), (4, True), (5, True)]),
+    ('densenet121', [(0, False), (1, False), (2, False), (3, True), (4, True), (5, True)]),
+    ('tu-starnet_s1', [(0, False), (1, True), (2, False), (3, False), (4, False), (5, False)]),
+    ('tu-inception_v4', [(0, False), (-1, True), (-1, True), (-1, True), (-1, True), (-1, True)]),
+])
+def test_where_features_lie(name, expected):
+    encoder = create_encoder(name)
+    assert feature_grids(name, encoder) == expected
+    with torch.no_grad():
+        for size in (99, 110, 127):
+            features = encoder.eval()(torch.randn(1, 3, size, size))
+            for feature, (scale, short) in zip(features, expected, strict=True):
+                assert scale < 0 or 0 <= -(-size // 2 ** scale) - feature.shape[-1] <= short

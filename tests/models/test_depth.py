@@ -117,6 +117,11 @@ def test_gradient_checkpointing_changes_no_gradient():
 
 @pytest.mark.parametrize('call, message', [
     (lambda: build(scales=(0, 5)), r'from 0 .* to 4 .*got \(0, 5\)'),
+    (lambda: build(classes=2), 'ReXDepth predicts disparity, .* no classes, got classes 2: leave it out'),
+    (lambda: build(encoder_name='resnet18'), "is built on rexnetv1, got encoder_name 'resnet18': leave it out"),
+    (lambda: build(in_chans=4), 'ReXDepth has no argument in_chans: it is called in_channels here'),
+    (lambda: build(scalse=(0,)), 'ReXDepth has no argument scalse. Did you mean scales'),
+    (lambda: timm.create_model('rexdepth', in_channels=4), 'no argument in_channels: it is called in_chans here'),
     (lambda: build().eval()(torch.randn(1, 3, 31, 64)), 'at least 32 x 32, got 31 x 64'),
     (lambda: timm.create_model('rexdepth', num_classes=6), r'one channel and no classes, got num_classes 6: leave it'),
     (lambda: timm.create_model('rexdepth_1_0', features_only=True), 'rexdepth_1_0 has no features_only'),

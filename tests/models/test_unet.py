@@ -77,6 +77,138 @@ def test_the_finest_logits_come_from_two_stages():
             torch.testing.assert_close(model.forward_scales(x)[scale], expected)
 
 
+def masks(number: int, height: int, width: int) -> torch.Tensor:
+    """(number, height, width) int64: bars and discs of four classes."""
+    torch.manual_seed(0)
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing='ij')
+    result = torch.zeros(number, height, width, dtype=torch.int64)
+    for mask in result:
+        for label in (1, 2, 3):
+            row, column = torch.randint(height, ()), torch.randint(width, ())
+            mask[(rows - row) ** 2 + (columns - column) ** 2 < (height // 5) ** 2] = label
+            mask[:, int(column) // 2:int(column) // 2 + 9] = label
+    return result
+
+
+def mean_iou(predicted: torch.Tensor, truth: torch.Tensor) -> float:
+    """Mean over four classes of their intersection over union, in percent."""
+    return 25 * sum(
+        float(((predicted == label) & (truth == label)).sum() / ((predicted == label) | (truth == label)).sum())
+        for label in range(4))
+
+
+@pytest.mark.parametrize('scale, size', [(4, (180, 240)), (3, (97, 97)), (4, (97, 131))])
+@pytest.mark.parametrize('confident', [False, True])
+def test_perfect_coarse_logits_are_enlarged_on_their_grid(scale, size, confident, monkeypatch):
+    truth = masks(8, *size)
+    # each coarse pixel has the share of the classes in its cell; the last ones reach beyond the image
+    cell = 2 ** scale
+    beyond = [-length % cell for length in size]
+    shares = F.pad(F.one_hot(truth, 4).permute(0, 3, 1, 2).float(), (0, beyond[1], 0, beyond[0]), mode='replicate')
+    ideal = 20 * F.avg_pool2d(shares, cell)
+    model = build(classes=4).prune_to_scale(scale).drop_heads().eval()
+    images = torch.zeros(8, 3, *size)
+    with torch.no_grad():
+        if confident:
+            monkeypatch.setattr(model, '_logits', lambda *_: ideal[:1])
+            truth, images = truth[:1], images[:1]
+            output = model.forward_confident(images, 0.)[0]
+        else:
+            monkeypatch.setattr(model, 'forward_scales', lambda *_: {scale: ideal})
+            output = model(images)
+    stretched = F.interpolate(ideal[:len(truth)], size=size, mode='bilinear').argmax(1)
+    assert mean_iou(output.argmax(1), truth) > mean_iou(stretched, truth) + 1
+    torch.testing.assert_close(output, on_the_grid(ideal[:len(truth)], scale, *size))
+
+
+def without_pooling(model: torch.nn.Module) -> torch.nn.Module:
+    """A model whose outputs depend on their neighbourhood and on no mean over the image."""
+    for module in model.modules():
+        if hasattr(module, 'se'):
+            module.se = None
+    return model
+
+
+@pytest.mark.parametrize('encoder_name', [ENCODER, 'resnet18', 'vgg11', 'tu-convnext_atto'])
+@pytest.mark.parametrize('interpolation', ['nearest', 'bilinear'])
+def test_cutting_the_lower_right_edge_moves_nothing_else(encoder_name, interpolation):
+    """What a network says far from the border does not depend on where the image ends."""
+    model = without_pooling(build(encoder_name=encoder_name, decoder_interpolation=interpolation, encoder_depth=3,
+                                  scales=(0, 1, 2))).eval()
+    x = torch.randn(1, 3, 256, 256)
+    with torch.no_grad():
+        for scale in model.scales:
+            pruned = copy.deepcopy(model).prune_to_scale(scale)
+            whole = pruned(x)
+            for size in [(249, 255), (250, 243), (241, 254)]:
+                cut = pruned(x[..., :size[0], :size[1]])
+                torch.testing.assert_close(cut[..., :64, :64], whole[..., :64, :64], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('size', [(64, 96), (50, 70), (33, 47)])
+@pytest.mark.parametrize('interpolation', ['nearest', 'bilinear'])
+def test_a_stage_enlarges_by_two_and_cuts(size, interpolation):
+    model = with_statistics(build(decoder_interpolation=interpolation))
+    mode = dict(mode=interpolation, **({'align_corners': False} if interpolation == 'bilinear' else {}))
+    with torch.no_grad():
+        features = model.encoder(torch.randn(1, 3, *size))
+        x = features[-1]
+        for scale, output in model.decoder(features, size).items():
+            stage = model.decoder.stages[str(scale)]
+            height, width = features[scale].shape[-2:]
+            x = F.interpolate(stage.conv_in(x), scale_factor=2, **mode)[..., :height, :width]
+            x = stage.norm(x + stage.conv_skip(features[scale]))
+            x = stage.act(x + stage.refine(x))
+            torch.testing.assert_close(output, x)
+
+
+def test_an_encoder_that_rounds_down_has_its_edge_repeated():
+    model = with_statistics(build(encoder_name='vgg11'))
+    size = (65, 97)
+    with torch.no_grad():
+        features = model.encoder(torch.randn(1, 3, *size))
+        assert features[4].shape[-2:] == (4, 6) and features[5].shape[-2:] == (2, 3)
+        stage = model.decoder.stages['4']
+        rows = [0, 0, 1, 1, 1]  # the third coarse row is missing, and repeats the second
+        columns = [0, 0, 1, 1, 2, 2, 2]
+        x = stage.conv_in(features[5])[..., rows, :][..., columns]
+        skip = stage.conv_skip(features[4])[..., [0, 1, 2, 3, 3], :][..., [0, 1, 2, 3, 4, 5, 5]]
+        x = stage.norm(x + skip)
+        expected = stage.act(x + stage.refine(x))
+        torch.testing.assert_close(model.decoder(features, size, finest=4)[4], expected)
+
+
+@pytest.mark.parametrize('decoder_type', ['additive', 'unet'])
+@pytest.mark.parametrize('encoder_name, kwargs', [
+    (ENCODER, dict(output_stride=8)), (ENCODER, dict(output_stride=16)), ('resnet18', dict(output_stride=16))])
+def test_dilated_encoders_keep_the_sizes_of_the_scales(decoder_type, encoder_name, kwargs):
+    model = build(encoder_name=encoder_name, decoder_type=decoder_type, **kwargs).eval()
+    with torch.no_grad():
+        for size in [(64, 96), (65, 97)]:
+            outputs = model.forward_scales(torch.randn(1, 3, *size))
+            assert [tuple(output.shape[-2:]) for output in outputs.values()] == sizes(*size)
+
+
+def test_coarse_logits_of_a_dilated_encoder_are_those_of_the_whole_image():
+    model = build(decoder_type='unet', output_stride=8).eval()
+    with torch.no_grad():
+        features = model.decoder(model.encoder(x := torch.randn(1, 3, 64, 96)), (64, 96))[4]
+        assert features.shape[-2:] == (8, 12)  # at a stride of 8; scale 4 has half of that
+        torch.testing.assert_close(model.forward_scales(x, [4])[4], F.avg_pool2d(model.heads['4'](features), 2))
+
+
+@pytest.mark.parametrize('encoder_name', ['vgg11', 'tu-convnext_atto', 'resnet18'])
+def test_the_unet_decoder_stays_that_of_smp_at_any_size(encoder_name):
+    peer = with_statistics(smp.Unet(encoder_name, encoder_weights=None, classes=3))
+    model = build(encoder_name=encoder_name, decoder_type='unet', scales=(0,)).eval()
+    model.load_state_dict(peer.state_dict())
+    peer.requires_divisible_input_shape = False
+    with torch.no_grad():
+        for size in [(65, 97), (45, 70)]:
+            x = torch.randn(1, 3, *size)
+            assert torch.equal(model(x), peer(x))
+
+
 def record_stages(model: rexnet_timm.MultiScaleUnet, ran: list[int]) -> None:
     for name, stage in model.decoder.stages.items():
         stage.register_forward_hook(lambda *_, name=name: ran.append(int(name)))
@@ -380,10 +512,28 @@ def test_features_only_is_refused():
     (dict(decoder_interpolation='cubic'), r"'nearest' or 'bilinear', got 'cubic'"),
     (dict(encoder_name='rexnetv1_1_O'), r"Unknown encoder name 'rexnetv1_1_O'.*rexnetv1_1_0"),
     (dict(encoder_name='resnet18', width_mult=1.3), r"'resnet18' takes no further arguments, got width_mult"),
+    (dict(encoder_name='resnet18', decodertype='unet'), 'no argument decodertype. Did you mean decoder_type'),
+    (dict(num_classes=5), 'rexnetv1_test has no argument num_classes: it is called classes here'),
+    (dict(encoder_name='tu-resnet18', num_classes=5), 'num_classes: it is called classes here'),
+    (dict(in_chans=4), 'no argument in_chans: it is called in_channels here'),
+    (dict(widht_mult=1.1), 'no argument widht_mult. Did you mean width_mult'),
+    (dict(decoder_chanels=(8, 8, 8, 8)), 'no argument decoder_chanels. Did you mean decoder_channels'),
+    (dict(encoder_name='tu-resnet18', foo=1), "cannot be built .*'foo': 1.*unexpected keyword argument 'foo'"),
 ])
 def test_wrong_arguments_are_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
         build(**kwargs)
+
+
+@pytest.mark.parametrize('kwargs, message', [
+    (dict(classes=5), 'rexnetv1_unet has no argument classes: it is called num_classes here'),
+    (dict(in_channels=5), 'no argument in_channels: it is called in_chans here'),
+    (dict(encoder_name='resnet18'), 'is the U-Net on rexnetv1, got encoder_name .resnet18.: leave it out'),
+    (dict(scale=(0,)), 'no argument scale. Did you mean scales'),
+])
+def test_wrong_arguments_of_timm_are_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        timm.create_model('rexnetv1_unet', **kwargs)
 
 
 def test_wrong_calls_are_refused():
