@@ -27,7 +27,7 @@ __all__ = [
     'min_training_batch',
 ]
 
-# What one of SMP and timm calls otherwise than the other, from the name given to the name meant.
+# Arguments that SMP and timm name differently. Each maps the other library's name to its own.
 SMP_ARGUMENTS = {'num_classes': 'classes', 'in_chans': 'in_channels'}
 TIMM_ARGUMENTS = {name: other for other, name in SMP_ARGUMENTS.items()}
 
@@ -44,7 +44,7 @@ def check_arguments(
         owner: What the message calls the network.
         arguments: The names that were given.
         known: Every name that it has; None where only somebody else knows, so that `renamed` is all that is checked.
-        renamed: The name to take for a wrong one that is nearly right.
+        renamed: Another library's names of its arguments, each with its own.
     """
     for name in arguments:
         if name in renamed:
@@ -68,7 +68,6 @@ def encoder_arguments(name: str) -> list[str] | None:
     # the rest an encoder sets itself
     fixed = ('self', 'args', 'num_classes', 'global_pool', 'in_chans', 'device', 'dtype')
     return [name for name in names if name not in fixed]
-
 
 
 def check_encoder_name(name: str) -> None:

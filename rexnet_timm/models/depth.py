@@ -22,7 +22,8 @@ __all__ = ['ReXDepth']  # the registry adds the entry points
 class ReXDepth(nn.Module):
     """Disparity at several scales from one image, by a multi-scale U-Net on ReXNetV1.
 
-    The dict comes back in training as in evaluation mode. Any input of at least 32 x 32 works, divisible or not.
+    The dict comes back in training as in evaluation mode. Any input of at least 32 x 32 works, divisible or not. Only
+    `torch.jit.script`, which knows no such dict, compiles the finest disparity, at the size of the input.
 
     Args:
         width_mult: Width of the encoder.
@@ -59,7 +60,7 @@ class ReXDepth(nn.Module):
             depth_mult=depth_mult, **kwargs)
 
     def __prepare_scriptable__(self) -> nn.Module:
-        # torch.jit.script knows no dict by tuples: it compiles the finest disparity, at the size of the input
+        # torch.jit.script asks for this, as it does not know tuples as keys
         return nn.Sequential(self.unet, nn.Sigmoid())
 
     @property

@@ -65,7 +65,7 @@ class _FinestLogits(nn.Module):
         self.from_two_stages = len(decoder.stages_of_head(self.finest)) == 2
         self.grid, self.short = decoder.grid(self.finest)
         self.activation = unet.activation
-        self.train(unet.training)
+        self.training = unet.training  # the modules, some of them frozen perhaps, keep their own mode
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         size = (x.shape[-2], x.shape[-1])
@@ -87,8 +87,8 @@ class MultiScaleUnet(SegmentationModel):
     comes back in both modes, which makes `scales=(0,)` a drop-in for `smp.Unet`. Any input of at least 32 x 32 works,
     divisible or not, also after `torch.export`, `torch.jit.trace`, an ONNX export or `torch.compile`.
 
-    `torch.jit.script` compiles the evaluation output, for both modes. In a module around the network it puts what it
-    compiles in the network's place: script a copy of such a module.
+    `torch.jit.script` compiles the evaluation output, for both modes. It replaces the network inside a module around it
+    by what it compiles: script a copy of such a module.
 
     Args:
         encoder_name: Any SMP encoder name: ours ('rexnetv1', 'rexnetv1_1_3', ...), SMP's own, and timm's as 'tu-NAME'.
