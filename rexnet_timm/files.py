@@ -90,7 +90,7 @@ def load_checkpoint_file(path: str | os.PathLike) -> dict[str, Any]:
         folder, file = os.path.split(os.path.abspath(path))
         there = os.path.isdir(folder)
         near = near_names(file, os.listdir(folder)) if there else f' There is no folder {folder!r} either.'
-        raise FileNotFoundError(f'There is no file {name!r}.{near or " Check the path."}')
+        raise FileNotFoundError(f'There is no checkpoint {name!r}.{near or " Check the path."}')
     with open(path, 'rb') as file:
         head = file.read(4096)
     if not head:

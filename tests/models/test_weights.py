@@ -315,7 +315,7 @@ def write_nan(path: Path) -> None:
 
 LFS = b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n'
 UNREADABLE = {
-    'missing': ('x.pth', lambda path: path.with_name('y.pth').touch(), 'There is no file {}. Did you mean y.pth?'),
+    'missing': ('x.pth', lambda path: path.with_name('y.pth').touch(), 'There is no checkpoint {}. Did you mean y.pth?'),
     'folder': ('x', lambda path: (path.mkdir(), (path / 'last.pth').touch()), '{} is a folder: .* (last.pth).'),
     'empty': ('x.pth', Path.touch, 'must not be empty, and {} is. The copy or download broke off: get the file again.'),
     'empty safetensors': ('x.safetensors', Path.touch, 'must not be empty, and {} is.'),

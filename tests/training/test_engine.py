@@ -167,7 +167,7 @@ class Payload:
 
 def test_a_checkpoint_that_carries_code_is_refused_and_does_not_run(tmp_path):
     torch.save({'state_dict': {}, 'epoch': 0, 'code': Payload(tmp_path / 'ran')}, tmp_path / 'evil.pth')
-    with pytest.raises(ValueError, match="evil.pth' must hold tensors and plain values only, and does not: it"):
+    with pytest.raises(ValueError, match="evil.pth' must hold tensors and plain values only, and does not"):
         load_checkpoint_file(tmp_path / 'evil.pth')
     assert not (tmp_path / 'ran').exists()
 
