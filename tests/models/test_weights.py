@@ -315,7 +315,7 @@ def write_nan(path: Path) -> None:
 
 LFS = b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n'
 UNREADABLE = {
-    'missing': ('x.pth', lambda path: path.with_name('y.pth').touch(), 'There is no checkpoint {}. Did you mean y.pth?'),
+    'missing': ('x.pth', lambda path: path.with_name('y.pth').touch(), 'There is no checkpoint {}. Did you mean y.pth'),
     'folder': ('x', lambda path: (path.mkdir(), (path / 'last.pth').touch()), '{} is a folder: .* (last.pth).'),
     'empty': ('x.pth', Path.touch, 'must not be empty, and {} is. The copy or download broke off: get the file again.'),
     'empty safetensors': ('x.safetensors', Path.touch, 'must not be empty, and {} is.'),
@@ -574,6 +574,19 @@ def test_wrapped_weights_load(network, wrapper, tmp_path):
     if len(calls) > 1:
         assert all(value.data_ptr() == own[key].data_ptr() for key, value in model.state_dict().items())  # assigned
     assert list(checkpoint) == keys
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+@pytest.mark.parametrize('network', ['backbone', 'encoder', 'U-Net', 'depth'])
+def test_every_network_of_ours_refuses_weights_that_are_no_numbers(network, value):
+    model = NETWORKS[network]()
+    state_dict = {key: entry.clone().half() for key, entry in model.state_dict().items()}
+    *_, name = (key for key in state_dict if key.endswith('running_var'))
+    state_dict[name][-1] = value
+    with pytest.raises(WeightsError, match=rf'finite numbers, and 1 of \d+ .* \({name.removeprefix("unet.")}\): the tr'):
+        model.load_state_dict(state_dict, strict=False)
+    state_dict[name][-1] = 1.
+    model.load_state_dict(state_dict, strict=False)
 
 
 def test_the_average_can_be_left(tmp_path):
