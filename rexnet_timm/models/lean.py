@@ -3,6 +3,7 @@
 Autograd keeps the input of an activation beside its output, which the next convolution keeps anyway. Here
 * SiLU after BatchNorm keeps neither. Its backward pass computes its input again from that of BatchNorm, which BatchNorm
   keeps, as In-Place Activated BatchNorm does for invertible activations, https://arxiv.org/abs/1712.02616
+  It works in place, as in timm, on a tensor that only hooks on the activation and the drop layer before it meet.
 * ReLU6 keeps its output, which tells as well as its input where it was cut off
 
 What is computed, saved in state dicts and seen by hooks is what timm's layers compute, save and show. Limits:
@@ -23,6 +24,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d, ConvNormAct, SyncBatchNormAct
 from timm.models import register_notrace_module
+from torch.autograd.forward_ad import unpack_dual
 
 __all__ = ['KeepsActivation', 'LeanBatchNormAct2d', 'LeanReLU6', 'LeanSiLU', 'convert_lean', 'set_lean']
 
@@ -83,7 +85,7 @@ class _NormInput(NamedTuple):
 
 
 class _SiLUOfNorm(torch.autograd.Function):
-    """SiLU of `z`, BatchNorm's output for `x`; the backward pass computes `z` again."""
+    """SiLU in place of `z`, BatchNorm's output for `x`; the backward pass computes `z` again."""
     generate_vmap_rule = True
 
     @staticmethod
@@ -96,10 +98,11 @@ class _SiLUOfNorm(torch.autograd.Function):
             invstd: torch.Tensor,
             eps: float,
     ) -> torch.Tensor:
-        return F.silu(z)
+        return F.silu(z, inplace=True)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        ctx.mark_dirty(inputs[0])
         *tensors, ctx.eps = inputs[1:]
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
@@ -114,7 +117,7 @@ class _SiLUOfNorm(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, tangent: torch.Tensor, *others: Any) -> torch.Tensor:
-        return tangent * _slope(ctx)
+        return tangent.mul_(_slope(ctx))  # in place, as the forward pass is
 
 
 def _slope(ctx: Any) -> torch.Tensor:
@@ -129,8 +132,10 @@ class LeanSiLU(nn.SiLU):
     """torch's SiLU, which keeps nothing where it is told what its input was made from."""
 
     def forward(self, x: torch.Tensor, made_from: _NormInput | None = None) -> torch.Tensor:
-        # another node is that of a hook, or of a drop layer, that has changed the input
-        if made_from is None or made_from.grad_fn is None or x.grad_fn is not made_from.grad_fn:
+        # Another node is that of a hook, or of a drop layer, that has changed the input. Tangents of forward mode may
+        # come in batches, which nothing in place of a single one can take.
+        if (made_from is None or made_from.grad_fn is None or x.grad_fn is not made_from.grad_fn
+                or unpack_dual(x).tangent is not None):
             return super().forward(x)
         return _SiLUOfNorm.apply(x, *made_from[:-1])
 

@@ -203,7 +203,7 @@ def test_the_arguments_that_timm_does_not_have_are_explained(name):
     (['--clip-grad', '-1'], None, '--clip-grad must be above 0, or left out, got -1.0'),
     (['--opt', 'adamx'], None, "got 'adamx'. Did you mean adam"),
     (['--eval-metric', 'top1'], None, "--eval-metric must be one of loss, miou"),
-    (['--resume', 'gone.pth'], None, "no file 'gone.pth'"),
+    (['--resume', 'gone.pth'], None, "no checkpoint 'gone.pth'"),
     (['--initial-checkpoint', 'gone.pth'], None, "no checkpoint 'gone.pth'"),
     (['--config', 'gone.yaml'], None, "no configuration file 'gone.yaml'"),
     (['--val-split', 'test'], None, 'test'),

@@ -196,6 +196,11 @@ def forward_mode(model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.autograd.forward_ad.unpack_dual(model(x))
 
 
+def forward_mode_in_batches(model: nn.Module) -> torch.Tensor:
+    return torch.autograd.functional.jacobian(
+        lambda x: model(x).mean((1, 2, 3)), images(5), strategy='forward-mode', vectorize=True)
+
+
 def batched_gradients(model: nn.Module) -> tuple[torch.Tensor, ...]:
     output = model(images())
     directions = torch.stack([output.detach(), output.detach() ** 2])
@@ -204,7 +209,7 @@ def batched_gradients(model: nn.Module) -> tuple[torch.Tensor, ...]:
 
 @pytest.mark.parametrize('way', [
     penalty, func_grad, func_grad_of_the_last_layer, func_hessian, ensemble, single_samples, forward_mode,
-    batched_gradients], ids=lambda way: way.__name__)
+    forward_mode_in_batches, batched_gradients], ids=lambda way: way.__name__)
 def test_other_ways_to_differentiate_agree_with_timm(way):
     plain, lean = pair()
     torch.testing.assert_close(way(lean), way(plain))

@@ -173,7 +173,7 @@ def test_a_checkpoint_that_carries_code_is_refused_and_does_not_run(tmp_path):
 
 
 def test_files_that_are_no_checkpoints_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no file '.*gone.pth'"):
+    with pytest.raises(FileNotFoundError, match="no checkpoint '.*gone.pth'"):
         load_checkpoint_file(tmp_path / 'gone.pth')
     (tmp_path / 'text.pth').write_text('nothing')
     with pytest.raises(ValueError, match='text.pth'):
