@@ -1,5 +1,6 @@
 # make demo   sets everything up and trains the multi-scale U-Net on the built-in images
 # make test   sets everything up and runs the tests
+# make test-slow   installs all extras and runs the slow tests
 # make conformance   runs timm's own model tests on all backbones
 # PYTHON      the interpreter that creates .venv, 3.10 or newer
 
@@ -7,6 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
+EXTRAS := $(VENV)/installed-extras
 # Each worker holds torch and its models in memory
 PARALLEL := -n auto --maxprocesses 4
 
@@ -25,6 +27,10 @@ $(INSTALLED): setup.py setup.cfg
 	$(RUN) -m pip install --quiet --editable '.[dev]'
 	@touch $(INSTALLED)
 
+$(EXTRAS): $(INSTALLED)
+	$(RUN) -m pip install --quiet --editable '.[dev,export]'
+	@touch $(EXTRAS)
+
 demo: $(INSTALLED)
 	$(RUN) scripts/demo.py
 
@@ -34,7 +40,7 @@ lint: $(INSTALLED)
 test: lint
 	$(RUN) -m pytest $(PARALLEL) -m "not slow"
 
-test-slow: $(INSTALLED)
+test-slow: $(EXTRAS)
 	$(RUN) -m pytest $(PARALLEL) -m slow
 
 conformance: $(INSTALLED)
