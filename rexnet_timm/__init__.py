@@ -1,4 +1,4 @@
-""" ReXNetV1 and a multi-scale U-Net by name in timm and segmentation_models_pytorch; importing registers them. """
+"""ReXNetV1 and a multi-scale U-Net by name in timm and segmentation_models_pytorch; importing registers them."""
 from .disparity import disparity_to_depth
 from .models.any_encoder import create_encoder
 from .models.card import create_model_card

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-""" Time and memory of the multi-scale U-Net beside its peers, all measured in one run.
+"""Time and memory of the multi-scale U-Net beside its peers, all measured in one run.
 
     python scripts/benchmark.py --sizes 256 --batch-sizes 4 8 --output output/benchmark
 
@@ -58,7 +58,7 @@ MODELS: dict[str, Callable[[], torch.nn.Module]] = {
     LEAN_OFF: unet,
     FUSED: lambda: rexnet_timm.fuse(unet()),
     'rexnetv1_unet_1_0, checkpointing': checkpointed,
-    'encoder alone': lambda: rexnet_timm.create_encoder('rexnetv1'),
+    'encoder only': lambda: rexnet_timm.create_encoder('rexnetv1'),
     REFERENCE: lambda: peer('unet'),
     "smp.Unet('resnet34')": lambda: peer('unet', 'resnet34'),
     f"smp.UnetPlusPlus('{ENCODER}')": lambda: peer('unetplusplus'),
@@ -68,7 +68,7 @@ MODELS: dict[str, Callable[[], torch.nn.Module]] = {
 
 
 def loss_of(output: torch.Tensor | list[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
-    """The loss of a step: of all scales, of one output, or, for the encoder alone, a mean that costs nothing."""
+    """The loss of a step: of all scales, of one output, or, for the encoder by itself, a mean that costs nothing."""
     outputs = [output] if isinstance(output, torch.Tensor) else output
     if outputs[0].shape[1] != CLASSES:
         return sum(feature.float().mean() for feature in outputs[1:])

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-""" Time and memory of the ways in which MultiScaleLoss meets a target.
+"""Time and memory of the ways in which MultiScaleLoss meets a target.
 
     python scripts/benchmark_losses.py --size 256 --batch-size 4
 
-Forward and backward of the loss alone, on the logits of scales 0 to 4, each way in turn in every round; medians, and
-ratios to cross entropy at scale 0 alone. Memory is the highest point of what a step allocates beyond the logits and the
+Forward and backward of only the loss, on the logits of scales 0 to 4, each way in turn in every round; medians, and
+ratios to cross entropy at scale 0 only. Memory is the highest point of what a step allocates beyond the logits and the
 target, gradients included, as torch's profiler counts it on the CPU.
 """
 import argparse
@@ -74,14 +74,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, tuple[float, float]]:
     parser.add_argument('--rounds', type=int, default=21, help='counted rounds, after two that are not')
     args = parser.parse_args(argv)
 
-    ways = {'scale 0 alone': Way(1, 'nearest', args.size, args.batch_size)}
+    ways = {'scale 0 only': Way(1, 'nearest', args.size, args.batch_size)}
     ways |= {f'scales 0 to 4, {mode}': Way(5, mode, args.size, args.batch_size) for mode in TARGETS}
     for _ in range(args.rounds + 2):
         for way in ways.values():
             way.time()
     results = {
         name: (1e3 * statistics.median(way.seconds[2:]), way.peak_memory()) for name, way in ways.items()}
-    reference = results['scale 0 alone']
+    reference = results['scale 0 only']
     print(f'{args.size} x {args.size}, batch {args.batch_size}, {CLASSES} classes, torch {torch.__version__}, '
           f'{torch.get_num_threads()} threads, medians of {args.rounds} rounds\n')
     print('| target | ms | ratio | MiB | ratio |')

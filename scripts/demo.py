@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-""" Train the multi-scale U-Net on the built-in images for two or three minutes and draw what it predicts.
+"""Train the multi-scale U-Net on the built-in images for two or three minutes and draw what it predicts.
 
 `make demo` runs it; it downloads nothing. The picture is written to output/demo/predictions.png.
 """

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-""" torchrun without its traceback: a process that fails has already said why. Takes torchrun's arguments. """
+"""torchrun without its traceback: a process that fails has already said why. Takes torchrun's arguments."""
 import logging
 import sys
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-""" Time and mIoU of a trained multi-scale U-Net, cut at every scale and stopping where it is confident.
+"""Time and mIoU of a trained multi-scale U-Net, cut at every scale and stopping where it is confident.
 
     python scripts/scales.py output/train/RUN --output output/scales
 
 RUN is the folder of a run of scripts/train.py; its best weights are taken, its data and settings are those of its
 args.yaml unless they are given again, as train.py takes them. Images go through one at a time, each through every row
-of the table in turn, so that a machine whose speed drifts treats all alike. A table is printed; scales.csv and a
+of the table in turn, so that a machine whose speed drifts treats all the same. A table is printed; scales.csv and a
 picture of mIoU against time are written.
 """
 import argparse

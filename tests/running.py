@@ -1,4 +1,4 @@
-""" How the tests call the scripts, and folders of images for them. """
+"""How the tests call the scripts, and folders of images for them."""
 import csv
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-""" What the README shows runs, and what it counts is right. """
+"""What the README shows runs, and what it counts is right."""
 import re
 import shlex
 import warnings

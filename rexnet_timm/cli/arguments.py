@@ -226,7 +226,7 @@ def _add_augmentation(group: Callable[[str], Callable[..., None]]) -> None:
     add('--cutmix', kind=NOT_NEGATIVE, default=0., help='alpha of CutMix, 0 for none')
     add('--mixup-prob', kind=SHARE, default=1., metavar='P', help='probability of mixup or CutMix')
     add('--mixup-switch-prob', kind=SHARE, default=0.5, metavar='P', help='probability of CutMix where both are on')
-    add('--mixup-mode', kind=one_of('batch', 'pair', 'elem'), default='batch', help='what is mixed alike')
+    add('--mixup-mode', kind=one_of('batch', 'pair', 'elem'), default='batch', help='what shares one mixing ratio')
     add('--smoothing', kind=RATE, default=0.1, help='label smoothing')
     add('--bce-loss', kind=bool, help='binary cross entropy of each class')
 

@@ -46,14 +46,14 @@ class SegmentationFolder(Dataset):
 
     Attributes:
         ignore_label: The one value that losses and metrics have to ignore, and with which transforms and the loader
-            fill padding: `ignore_index`, or 255 where there is none.
+            fill padding: `ignore_index`, or 255 without it.
         foreground: The value in the files that becomes label 1: 255 for binary masks of 0 and 255, otherwise 1.
 
     Args:
         root: Folder of the data set. An optional `classes.txt` in it names the classes, one a line.
         split: Which part to read.
         num_classes: Number of classes, 1 for binary masks; at most 255 where there is no `ignore_index`.
-        ignore_index: Label in the files that stands for "not labelled", None if there is none. It may be the label of
+        ignore_index: Label in the files that stands for "not labelled"; None for no such label. It may be the label of
             a class, which is then left out.
         in_chans: 1 (grey), 3 (RGB) or 4 (RGBA as stored). Colours are converted to grey, and grey to RGB; alpha that
             is not asked for is left out.

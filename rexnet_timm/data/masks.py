@@ -63,7 +63,7 @@ def foreground_value(paths: Sequence[Path], ignore_index: int | None) -> int:
 
     Args:
         paths: The masks. A damaged one is passed over here, and named when its sample is read.
-        ignore_index: The ignored label, None if there is none.
+        ignore_index: The ignored label; None for no ignored label.
     """
     if ignore_index in (1, _WHITE):
         return 1
@@ -87,7 +87,7 @@ def read_mask(path: Path, num_classes: int, ignore_index: int | None = None, for
     Args:
         path: The file.
         num_classes: Number of classes; 1 and 2 both stand for background and foreground.
-        ignore_index: Label that stands for "not labelled", None if there is none; it may be that of a class.
+        ignore_index: Label that stands for "not labelled"; None for no such label; it may be that of a class.
         foreground: Where there are one or two classes, the value in the file that becomes 1: see `foreground_value`.
 
     Returns:

@@ -85,7 +85,7 @@ def draw_depth_scene(rng: np.random.Generator, size: tuple[int, int]) -> tuple[n
         size: Height and width in pixels.
 
     Returns:
-        Image uint8 (3, H, W) and depth in metres, float32 (H, W), 0 where there is none.
+        Image uint8 (3, H, W) and depth in metres, float32 (H, W), 0 where a pixel has no depth.
     """
     scene = _Scene(rng, size)
     ground_depth = scene.add_ground()

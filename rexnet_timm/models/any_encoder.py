@@ -108,7 +108,7 @@ def create_encoder(
         encoders that reach none of them are frozen, so that distributed training does not wait for their gradients.
 
     Raises:
-        ValueError: For an unknown name, weights that the name has not, arguments that the encoder would not see, or
+        ValueError: For an unknown name, weights that the name does not have, arguments that the encoder would not see, or
             values out of range.
     """
     if in_channels < 1:
@@ -264,7 +264,7 @@ def _timm_name(name: str) -> str:
 
 
 def check_encoder_weights(name: str, weights: str | bool | None) -> None:
-    """Raise ValueError, with what there is, for pretrained weights that the encoder of a known name has not."""
+    """Raise ValueError, with what there is, for pretrained weights that the encoder of a known name lacks."""
     timm_name = _timm_name(name)
     if weights is None or ':' in timm_name:
         return

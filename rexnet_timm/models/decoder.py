@@ -1,4 +1,4 @@
-""" Decoders of the multi-scale U-Net
+"""Decoders of the multi-scale U-Net
 
 From the features of any encoder of segmentation_models_pytorch (SMP) to those of every scale, coarsest first. There are
 two: that of `smp.Unet` itself (`ConcatDecoder`), and a light one (`AdditiveDecoder`), in which

@@ -163,7 +163,7 @@ class ReXNetV1(RexNet):
         return max(1, int(FINAL_CHS * width_mult)) if ch_div == 1 else self.num_features
 
     def naver_keys(self) -> dict[str, str]:
-        """NAVER's key of every entry of the state dict, in its order, and of a classifier even if there is none."""
+        """NAVER's key of every entry of the state dict, in its order, and of a classifier even if it has none."""
         names = {'stem.conv': 'features.0', 'stem.bn': 'features.1', **self.naver_head}
         for index, block in enumerate(self.features):
             # NAVER's Sequential starts with the stem's conv, norm and activation

@@ -1,11 +1,11 @@
-""" Multi-scale U-Net
+"""Multi-scale U-Net
 
 A U-Net with logits at several scales (deep supervision) on any encoder of segmentation_models_pytorch (SMP).
 
 The U-Net is that of Ronneberger et al., https://arxiv.org/abs/1505.04597; supervising every decoder stage follows
 Deeply-Supervised Nets, https://arxiv.org/abs/1409.5185, and UNet++, https://arxiv.org/abs/1807.10165. What differs:
 * the decoder is a light one (`decoder.py`), and nothing is computed at full resolution but the logits
-* every decoder stage has a head of its own, can be asked for alone, and can be the last one
+* every decoder stage has a head of its own, can be asked for by itself, and can be the last one
 """
 import inspect
 import logging
@@ -83,7 +83,7 @@ class MultiScaleUnet(SegmentationModel):
     """U-Net with a head at every scale: the logits of scale s are ceil(H / 2**s) x ceil(W / 2**s).
 
     In training mode the logits of all `scales` come back as a list, finest first, each at its own size; in evaluation
-    mode one tensor (N, classes, H, W) comes back, from the finest scale alone. With a single scale one such tensor
+    mode one tensor (N, classes, H, W) comes back, from the finest scale only. With a single scale one such tensor
     comes back in both modes, which makes `scales=(0,)` a drop-in for `smp.Unet`. Any input of at least 32 x 32 works,
     divisible or not, also after `torch.export`, `torch.jit.trace`, an ONNX export or `torch.compile`.
 
@@ -216,7 +216,7 @@ class MultiScaleUnet(SegmentationModel):
             raise ValueError(f'The input must be at least 32 x 32, got {size[0]} x {size[1]}: enlarge or pad it.')
         if self._fixed_size is not None and size != self._fixed_size:
             raise ValueError(
-                f'{self.name} takes images of {self._fixed_size[0]} x {self._fixed_size[1]} alone, got {size[0]} x '
+                f'{self.name} takes images of {self._fixed_size[0]} x {self._fixed_size[1]} only, got {size[0]} x '
                 f'{size[1]}: resize them, build it with img_size={size}, or take an encoder for any size.')
 
     def forward_confident(
@@ -415,7 +415,7 @@ def _check_scales(scales: Sequence[int], encoder_depth: int) -> tuple[int, ...]:
 
 # SMP's registry of architectures, which `smp.create_model('multiscaleunet', ...)` looks up.
 smp.MODEL_ARCHITECTURES_MAPPING['multiscaleunet'] = MultiScaleUnet
-# `smp.from_pretrained` looks the class of a saved model up among the names of SMP alone; one of SMP's own would stay
+# `smp.from_pretrained` looks the class of a saved model up among the names of SMP only; one of SMP's own would stay
 vars(smp).setdefault(MultiScaleUnet.__name__, MultiScaleUnet)
 
 
@@ -459,7 +459,7 @@ def _create_unet(variant: str, backbone: str, pretrained: bool, **kwargs: Any) -
 
 def unet_cfg(backbone_cfg: Any, prefix: str = 'encoder.') -> Any:
     """timm's configuration of a network whose encoder, under `prefix`, takes a backbone's published weights."""
-    # The weights are the encoder's alone; the U-Net's own classes have nothing to do with theirs.
+    # The weights are only the encoder's; the U-Net's own classes have nothing to do with theirs.
     return replace(backbone_cfg, num_classes=1, first_conv=f'{prefix}{backbone_cfg.first_conv}', classifier=None)
 
 

@@ -1,4 +1,4 @@
-""" Losses of depth estimation
+"""Losses of depth estimation
 
 Pure functions of disparity, depth and image, and the sum over scales that `DepthTask` minimises.
 """

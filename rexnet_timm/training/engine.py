@@ -179,7 +179,7 @@ def _backward_and_step(
         clip_mode: str,
         need_update: bool,
 ) -> None:
-    # adaptive clipping leaves the classifier alone
+    # adaptive clipping does not touch the classifier
     parameters = task.get_clip_parameters(exclude_head='agc' in clip_mode)
     if scaler is not None:
         scaler(

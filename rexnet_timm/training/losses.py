@@ -1,4 +1,4 @@
-""" Multi-scale loss
+"""Multi-scale loss
 
 Deep supervision for the logits of `MultiScaleUnet`: one base loss at every scale, on a target brought to it, summed
 with weights. The scheme is that of Deeply-Supervised Nets, https://arxiv.org/abs/1409.5185; halving the weight with

@@ -1,4 +1,4 @@
-""" Metrics of dense tasks from exact sums, added up over ranks: a confusion matrix, and errors of depth. """
+"""Metrics of dense tasks from exact sums, added up over ranks: a confusion matrix, and errors of depth."""
 import math
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-""" Targets at smaller scales
+"""Targets at smaller scales
 
 A label map is brought to the size of coarser logits by taking the label in the middle of each cell, or by counting the
 labels in it. Counting was asked for because the middle of a cell misses objects smaller than the cell.

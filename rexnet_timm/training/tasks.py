@@ -1,4 +1,4 @@
-""" Tasks of dense prediction
+"""Tasks of dense prediction
 
 Segmentation and depth for timm's training task interface (timm/task/task.py): the loop gets a dict with `loss` and
 `output` and an evaluator, and knows nothing else about them.

@@ -1,4 +1,4 @@
-""" Classification through the scripts, on small data: NAVER's recipe and timm's options. """
+"""Classification through the scripts, on small data: NAVER's recipe and timm's options."""
 import argparse
 import struct
 from pathlib import Path

@@ -1,4 +1,4 @@
-""" The network of depth. """
+"""The network of depth."""
 import pytest
 import timm
 import torch

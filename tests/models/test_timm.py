@@ -1,4 +1,4 @@
-""" The backbones in what timm offers around its models: saved folders, the Hub, its own training script. """
+"""The backbones in what timm offers around its models: saved folders, the Hub, its own training script."""
 import itertools
 import os
 import subprocess

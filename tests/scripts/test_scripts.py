@@ -77,7 +77,7 @@ def test_the_benchmark_of_losses_measures_every_way(capsys):
     results = load_script('benchmark_losses').main('--size 64 --batch-size 2 --rounds 2'.split())
     assert len(results) == 6
     alone, nearest, upsampled = (
-        results[name] for name in ('scale 0 alone', 'scales 0 to 4, nearest', 'scales 0 to 4, upsample'))
+        results[name] for name in ('scale 0 only', 'scales 0 to 4, nearest', 'scales 0 to 4, upsample'))
     # logits of scale 0, their softmax and gradient at the least: float32, 2 images, 11 classes
     assert alone[1] > 2 * 2 * 11 * 64 * 64 * 4 / 2 ** 20
     assert alone[1] < nearest[1] < upsampled[1]

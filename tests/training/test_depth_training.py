@@ -1,4 +1,4 @@
-""" Depth: the losses by their identities, the metrics, and the task that brings them together. """
+"""Depth: the losses by their identities, the metrics, and the task that brings them together."""
 import math
 
 import pytest

@@ -1,4 +1,4 @@
-""" What must hold on several processes: exact metrics, and no parameter without a gradient. """
+"""What must hold on several processes: exact metrics, and no parameter without a gradient."""
 import json
 import os
 import socket
