@@ -108,8 +108,8 @@ def create_encoder(
         encoders that reach none of them are frozen, so that distributed training does not wait for their gradients.
 
     Raises:
-        ValueError: For an unknown name, weights that the name does not have, arguments that the encoder would not see, or
-            values out of range.
+        ValueError: For an unknown name, weights that the name does not have, arguments that the encoder would not see,
+            or values out of range.
     """
     if in_channels < 1:
         raise ValueError(f'in_channels must be at least 1, got {in_channels}. Use 3 for RGB images.')
