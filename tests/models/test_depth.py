@@ -2,7 +2,7 @@
 import pytest
 import timm
 import torch
-from torch import nn
+from networks import with_statistics
 
 import rexnet_timm
 from rexnet_timm.models.depth import ReXDepth
@@ -17,15 +17,6 @@ def build(**kwargs) -> ReXDepth:
 
 def sizes(height: int, width: int, scales) -> dict:
     return {('disp', scale): (2, 1, -(-height // 2 ** scale), -(-width // 2 ** scale)) for scale in scales}
-
-
-def with_statistics(model: nn.Module) -> nn.Module:
-    """A model whose BatchNorm statistics are not those of a new one."""
-    model.train()
-    with torch.no_grad():
-        for _ in range(3):
-            model(torch.randn(4, 3, 64, 64))
-    return model.eval()
 
 
 @pytest.mark.parametrize('size', [(32, 32), (45, 70), (33, 127)])

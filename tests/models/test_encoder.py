@@ -3,16 +3,13 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from networks import image
 
 from rexnet_timm.models.any_encoder import create_encoder
 from rexnet_timm.models.encoder import ReXNetV1Encoder, ReXNetV1LiteEncoder, register_encoders
 from rexnet_timm.models.rexnetv1 import model_cfgs, timm_to_naver
 
 SMALL = 'rexnetv1_test'
-
-
-def image(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 def as_encoded(features: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -10,6 +10,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from networks import image
 from test_weights import Trap, with_noise
 
 import rexnet_timm
@@ -32,10 +33,6 @@ def assert_loaded(module: torch.nn.Module, published: dict[str, torch.Tensor], a
     changed = {key for key, value in own.items() if key not in published or not torch.equal(value, published[key])}
     assert changed == set(adapted)
     assert len(own) > 390  # of 421, so that no part is left out
-
-
-def image(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize('name', ['rexnetv1', 'rexnetv1_1_0', 'rexnetv1_1_0.nav_in1k'])

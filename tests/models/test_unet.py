@@ -5,6 +5,7 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 import torch.nn.functional as F
+from networks import with_statistics
 
 import rexnet_timm
 from rexnet_timm.models.unet import unet_name
@@ -16,15 +17,6 @@ SCALES = (0, 1, 2, 3, 4)
 def build(**kwargs) -> rexnet_timm.MultiScaleUnet:
     torch.manual_seed(0)
     return rexnet_timm.MultiScaleUnet(**{'encoder_name': ENCODER, 'classes': 3, **kwargs})
-
-
-def with_statistics(model: torch.nn.Module) -> torch.nn.Module:
-    """A model whose BatchNorm statistics are not those of a new one."""
-    model.train()
-    with torch.no_grad():
-        for _ in range(3):
-            model(torch.randn(4, 3, 64, 64))
-    return model.eval()
 
 
 def sizes(height: int, width: int, scales=SCALES) -> list[tuple[int, int]]:
