@@ -255,7 +255,7 @@ def _depth(state_dict: Mapping[str, torch.Tensor]) -> float:
     # float error adds a block; but a depth that people write, such as 1.0, goes first.
     limit = len(blocks) + 1
     for depth_mult in (
-            1.0, *(tenths / 10 for tenths in reversed(range(1, 10 * limit))),
+            *(tenths / 10 for tenths in reversed(range(1, 10 * limit))),
             *(thirtieths / 30 - 1e-9 for thirtieths in range(1, 30 * limit))):
         if sum(ceil(length * depth_mult) for length in STAGE_BLOCKS) == len(blocks):
             return depth_mult
