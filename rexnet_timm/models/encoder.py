@@ -20,7 +20,7 @@ from segmentation_models_pytorch.encoders.mobilenet import EncoderMixin
 from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
-from .layout import to_timm_layout
+from .layout import check_shapes, to_timm_layout
 from .rexnetv1 import ReXNetV1, ReXNetV1Lite, default_cfgs, model_cfgs
 
 __all__ = [
@@ -131,6 +131,7 @@ class ReXNetEncoderMixin:
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
         """As the backbone's; what the whole network has beyond this encoder, or around it, is left out."""
         state_dict = to_timm_layout(state_dict, self, strict=strict, partial=True)
+        check_shapes(state_dict, self)  # while the final conv, which tells the width, is there
         surplus = self._naver_keys.keys() - self.state_dict().keys()
         state_dict = {key: value for key, value in state_dict.items() if key not in surplus}
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
