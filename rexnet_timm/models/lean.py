@@ -33,7 +33,7 @@ _VARIABLE = {'0': False, 'cpu': 'cpu', '1': True}
 
 
 def _initial_mode() -> bool | str:
-    value = os.environ.get('REXNET_LEAN', 'cpu')
+    value = os.environ.get('REXNET_LEAN') or 'cpu'
     if value not in _VARIABLE:
         raise ValueError(
             f'The environment variable REXNET_LEAN must be 0 (off), cpu (the default) or 1 (CUDA too), got {value!r}: '

@@ -251,7 +251,7 @@ def test_the_environment_sets_the_mode(monkeypatch):
     assert lean_module._initial_mode() == 'cpu'
     for value, mode in (('0', False), ('cpu', 'cpu'), ('1', True)):
         monkeypatch.setenv('REXNET_LEAN', value)
-        assert lean_module._initial_mode() is mode or mode == 'cpu' == lean_module._initial_mode()
+        assert lean_module._initial_mode() == mode
     monkeypatch.setenv('REXNET_LEAN', 'off')
     with pytest.raises(ValueError, match=r"REXNET_LEAN must be 0 \(off\), .* got 'off': set it to one of them"):
         lean_module._initial_mode()
