@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save_file
 from .errors import near_names
 
 __all__ = [
-    'ENCODER_DOOR', 'PRETRAINED_DOOR', 'WeightsError', 'atomic_path', 'build_with_file', 'concerns_weights',
-    'load_checkpoint_file', 'load_weights_file', 'one_line', 'save_weights', 'some', 'unwrap', 'without_prefix']
+    'ENCODER_DOOR', 'PRETRAINED_DOOR', 'WeightsError', 'atomic_path', 'build_with_file', 'check_finite',
+    'concerns_weights', 'load_checkpoint_file', 'load_weights_file', 'one_line', 'save_weights', 'some', 'unwrap', 'without_prefix']
 
 AVERAGES = ('state_dict_ema', 'model_ema', 'ema_state_dict', 'ema')  # where training tools keep a moving average
 WRAPPERS = ('state_dict', 'model', 'model_state_dict')  # and the weights themselves
@@ -234,6 +234,23 @@ def load_weights_file(path: str | os.PathLike, use_ema: bool = True) -> dict[str
         raise WeightsError(f'{os.fspath(path)!r}: {error}') from error
 
 
+def check_finite(state_dict: Mapping[str, Any], names: Collection[str]) -> None:
+    """Raise WeightsError if an entry of `names` holds NaN or infinite values."""
+    values = {key: state_dict[key] for key in names if key in state_dict}
+    wrong = [key for key, value in values.items() if _is_broken(value)]
+    if wrong:
+        raise WeightsError(
+            f'Weights must be finite numbers, and {len(wrong)} of {len(values)} entries hold NaN or infinite ones '
+            f'({some(wrong)}): the training that wrote them diverged. Take a checkpoint from before that.')
+
+
+def _is_broken(value: Any) -> bool:
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.is_meta:
+        return False
+    value = value.float() if value.element_size() < 4 else value  # torch compares no floats of 8 bits
+    return not bool(value.isfinite().all())
+
+
 def build_with_file(
         build: Callable[..., nn.Module],
         *args: Any,
@@ -259,10 +276,12 @@ def build_with_file(
     """
     overlay = dict(pretrained_cfg_overlay or {})
     path = overlay.get('file')
-    if path and pretrained:
+    weights = load_weights_file(path) if path and pretrained else {}
+    if weights:
         # timm takes weights given as such; a source names another place for them
-        overlay.update(state_dict=load_weights_file(path), source=None)
+        overlay.update(state_dict=weights, source=None)
     try:
+        check_finite(weights, weights)
         model = build(*args, pretrained=pretrained, pretrained_cfg_overlay=overlay, **kwargs)
     except (RuntimeError, WeightsError) as error:
         if not path or not concerns_weights(error):

@@ -7,13 +7,12 @@ modules of the model at hand, so that it holds for every width, depth and head.
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import torch
 import torch.nn as nn
 
 from ..files import PRETRAINED_DOOR, WeightsError, some, unwrap, without_prefix
 
 __all__ = [
-    'check_finite', 'check_names', 'check_shapes', 'checkpoint_filter_fn', 'naver_to_timm', 'needed_names',
+    'check_names', 'check_shapes', 'checkpoint_filter_fn', 'naver_to_timm', 'needed_names',
     'timm_to_naver', 'to_timm_layout']
 
 FINAL_CHS = 1280  # channels of the final 1x1 conv at width_mult 1.0
@@ -118,23 +117,6 @@ def check_shapes(state_dict: Mapping[str, Any], model: nn.Module) -> None:
         f'{len(wrong)} of {len(own)} entries have another shape than {type(model).__name__} needs: {some(wrong)}; '
         f'{key} is {tuple(getattr(state_dict[key], "shape", ()))}, needed is {tuple(own[key].shape)}.{width}{classes} '
         f'Build the model with the width_mult, ch_div, in_chans and num_classes of the file.{rest}')
-
-
-def check_finite(state_dict: Mapping[str, Any], names: Collection[str]) -> None:
-    """Raise WeightsError if an entry of `names` holds NaN or infinite values."""
-    values = {key: state_dict[key] for key in names if key in state_dict}
-    wrong = [key for key, value in values.items() if _is_broken(value)]
-    if wrong:
-        raise WeightsError(
-            f'Weights must be finite numbers, and {len(wrong)} of {len(values)} entries hold NaN or infinite ones '
-            f'({some(wrong)}): the training that wrote them diverged. Take a checkpoint from before that.')
-
-
-def _is_broken(value: Any) -> bool:
-    if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.is_meta:
-        return False
-    value = value.float() if value.element_size() < 4 else value  # torch compares no floats of 8 bits
-    return not bool(value.isfinite().all())
 
 
 def naver_to_timm(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:

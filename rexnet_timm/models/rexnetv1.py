@@ -25,11 +25,10 @@ from timm.layers import ClassifierHead, ConvNormAct, SelectAdaptivePool2d
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.rexnet import RexNet
 
-from ..files import build_with_file
+from ..files import build_with_file, check_finite
 from .layout import (
     CLASSIFIER_KEYS,
     FINAL_CHS,
-    check_finite,
     check_shapes,
     checkpoint_filter_fn,
     naver_to_timm,

@@ -24,7 +24,7 @@ from segmentation_models_pytorch.base.modules import Activation
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from ..errors import near_names
-from ..files import ENCODER_DOOR, WeightsError, build_with_file, concerns_weights, one_line, unwrap, without_prefix
+from ..files import ENCODER_DOOR, WeightsError, build_with_file, check_finite, concerns_weights, one_line, unwrap, without_prefix
 from ..grid import enlarge, move_to_scale, scale_size
 from . import rexnetv1
 from .any_encoder import (
@@ -39,7 +39,7 @@ from .any_encoder import (
 )
 from .card import create_model_card
 from .decoder import AdditiveDecoder, ConcatDecoder, create_decoder
-from .layout import check_finite, check_names, check_shapes, needed_names
+from .layout import check_names, check_shapes, needed_names
 
 _logger = logging.getLogger(__name__)
 

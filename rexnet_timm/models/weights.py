@@ -12,9 +12,9 @@ import torch.nn as nn
 from timm.models import adapt_input_conv, load_state_dict_from_hf
 
 from ..errors import near_names
-from ..files import ENCODER_DOOR, WeightsError, load_weights_file, one_line, some, without_prefix
+from ..files import ENCODER_DOOR, WeightsError, check_finite, load_weights_file, one_line, some, without_prefix
 from .encoder import ReXNetEncoderMixin
-from .layout import FINAL_CHS, check_finite, check_names, check_shapes, needed_names, to_timm_layout
+from .layout import FINAL_CHS, check_names, check_shapes, needed_names, to_timm_layout
 from .rexnetv1 import ReXNetV1, ReXNetV1Lite
 
 __all__ = ['get_preprocessing_params', 'load_encoder_weights', 'load_weights', 'model_of']

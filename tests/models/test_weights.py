@@ -436,6 +436,14 @@ def test_weights_that_do_not_fit_are_refused_by_name(kind, reader, tmp_path):
     assert_refused(READERS[reader], tmp_path / 'x.pth', text)
 
 
+@pytest.mark.parametrize('reader', ['--pretrained-path', '--pretrained-path of timm', '--pretrained-path of SMP'])
+def test_pretrained_weights_that_are_no_numbers_are_refused_by_name(reader, tmp_path):
+    state_dict = timm.create_model('test_resnet' if 'timm' in reader else ENCODER).state_dict()
+    list(state_dict.values())[0][:] = float('nan')
+    torch.save({'state_dict': state_dict}, tmp_path / 'x.pth')
+    assert_refused(READERS[reader], tmp_path / 'x.pth', '{}: Weights must be finite numbers, and 1 of')
+
+
 @pytest.mark.parametrize('kind', UNFIT)
 def test_a_state_dict_that_does_not_fit_is_refused_and_changes_nothing(kind, tmp_path):
     write, text = UNFIT[kind]
