@@ -25,7 +25,8 @@ from .errors import near_names
 
 __all__ = [
     'ENCODER_DOOR', 'PRETRAINED_DOOR', 'WeightsError', 'atomic_path', 'build_with_file', 'check_finite',
-    'concerns_weights', 'load_checkpoint_file', 'load_weights_file', 'one_line', 'save_weights', 'some', 'unwrap', 'without_prefix']
+    'concerns_weights', 'load_checkpoint_file', 'load_weights_file', 'one_line', 'save_weights', 'some', 'unwrap',
+    'without_prefix']
 
 AVERAGES = ('state_dict_ema', 'model_ema', 'ema_state_dict', 'ema')  # where training tools keep a moving average
 WRAPPERS = ('state_dict', 'model', 'model_state_dict')  # and the weights themselves

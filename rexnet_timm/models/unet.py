@@ -24,7 +24,16 @@ from segmentation_models_pytorch.base.modules import Activation
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from ..errors import near_names
-from ..files import ENCODER_DOOR, WeightsError, build_with_file, check_finite, concerns_weights, one_line, unwrap, without_prefix
+from ..files import (
+    ENCODER_DOOR,
+    WeightsError,
+    build_with_file,
+    check_finite,
+    concerns_weights,
+    one_line,
+    unwrap,
+    without_prefix,
+)
 from ..grid import enlarge, move_to_scale, scale_size
 from . import rexnetv1
 from .any_encoder import (
