@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from .errors import near_names
 
 __all__ = [
-    'ENCODER_DOOR', 'PRETRAINED_DOOR', 'WeightsError', 'atomic_path', 'build_with_file', 'check_finite',
+    'ENCODER_DOOR', 'PRETRAINED_DOOR', 'SUFFIXES', 'WeightsError', 'atomic_path', 'build_with_file', 'check_finite',
     'concerns_weights', 'load_checkpoint_file', 'load_weights_file', 'one_line', 'save_weights', 'some', 'unwrap',
     'without_prefix']
 

@@ -136,6 +136,6 @@ def test_foreign_files_are_refused(tmp_path, capsys):
             assert text in refused(capsys, tmp_path / name, target, '--to', 'timm')
         assert 'There is no' in refused(capsys, tmp_path / f'no{name}', target, '--to', 'timm')
     torch.save(state_dict, source)
-    assert "must end in one of .safetensors, .pth, .pt, got 'b.bin'" in refused(capsys, source, 'b.bin', '--to', 'timm')
+    assert "must end in .safetensors, .pth, .pt, got 'b.bin'" in refused(capsys, source, 'b.bin', '--to', 'timm')
     assert 'There is no folder' in refused(capsys, source, tmp_path / 'no' / 'b.pth', '--to', 'timm')
     assert not target.exists()

@@ -2,7 +2,6 @@
 import argparse
 import contextlib
 import functools
-import importlib.util
 import io
 import json
 import os
@@ -21,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import rexnet_timm
-from rexnet_timm.cli import build
+from rexnet_timm.cli import build, convert, train
 from rexnet_timm.cli.arguments import parse_train_args
 from rexnet_timm.files import (
     PRETRAINED_DOOR,
@@ -53,11 +52,8 @@ class Trap:
         return Path.write_text, (self.witness, 'ran')
 
 
-def load_script(name: str):
-    spec = importlib.util.spec_from_file_location(name, ROOT / 'scripts' / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def create(args: argparse.Namespace) -> torch.nn.Module:
+    return build.create_model(args, args.num_classes)
 
 
 def with_noise(model: torch.nn.Module) -> torch.nn.Module:
@@ -122,18 +118,18 @@ def test_every_file_by_every_way_into_timm(file):
 
 def test_every_file_by_the_flags_of_training(file):
     args = arguments('--model', ENCODER, '--initial-checkpoint', str(file), '--num-classes', '1000')
-    assert_from(build.create_model(args))
+    assert_from(create(args))
     args = arguments('--model', ENCODER, '--pretrained-path', str(file), '--num-classes', '1000')
-    assert_from(build.create_model(args), HEAD)  # a new classifier even of as many classes, as timm's flag says
+    assert_from(create(args), HEAD)  # a new classifier even of as many classes, as timm's flag says
     args = arguments('--model', ENCODER, '--pretrained-path', str(file), '--num-classes', '7', '--in-chans', '4')
-    model = build.create_model(args)
+    model = create(args)
     assert model.head.fc.out_features == 7 and model.stem.conv.in_channels == 4
     assert torch.equal(model.features[1].conv_dw.conv.weight, backbone().features[1].conv_dw.conv.weight)
     for architecture in ('unet', 'multiscaleunet'):
         args = arguments('--model', architecture, '--encoder-name', ENCODER, '--pretrained-path', str(file))
-        assert_from(build.create_model(args).encoder)
+        assert_from(create(args).encoder)
     args = arguments('--model', unet_name(ENCODER), '--pretrained-path', str(file), '--num-classes', '7')
-    assert_from(build.create_model(args).encoder)
+    assert_from(create(args).encoder)
 
 
 def test_every_file_into_an_encoder(file):
@@ -203,14 +199,14 @@ def test_refusals_of_load_encoder_weights(tmp_path):
 ])
 def test_names_without_weights_say_so_in_training(args, text):
     with pytest.raises(ValueError, match=text):
-        build.create_model(arguments(*args))
+        create(arguments(*args))
 
 
 def test_a_file_of_an_encoder_is_no_checkpoint_of_a_unet(tmp_path):
     torch.save(backbone().state_dict(), tmp_path / 'weights.pth')
     args = arguments('--model', unet_name(ENCODER), '--initial-checkpoint', str(tmp_path / 'weights.pth'))
     with pytest.raises(ValueError, match="weights.pth': .* does not fit: .* take --pretrained-path. The file fits"):
-        build.create_model(args)
+        create(args)
 
 
 @pytest.fixture(params=['zip', 'legacy', 'bare'])
@@ -256,18 +252,18 @@ def test_code_in_a_checkpoint_is_refused_and_does_not_run(way, trap):
 @pytest.mark.parametrize('model', [['rexnetv1_unet_test'], ['unet', '--encoder-name', ENCODER]], ids=['timm', 'smp'])
 def test_code_in_a_checkpoint_ends_training_with_one_line(flag, model, trap, capsys, tmp_path):
     path, witness = trap
-    status = load_script('train').main([
+    status = train.main([
         '--dataset', 'synthetic', '--synthetic-images', '8', '--batch-size', '4', '--img-size', '64', '--workers', '0',
         '--device', 'cpu', '--output', str(tmp_path), '--model', *model, flag, str(path)])
     (line,) = [line for line in capsys.readouterr().err.splitlines() if 'error' in line]
-    assert status == 2 and line.startswith('train.py: error: ')
+    assert status == 2 and line.startswith('rexnet train: error: ')
     assert not witness.exists()
 
 
 def test_code_in_a_checkpoint_is_not_converted(trap, capsys, tmp_path):
     path, witness = trap
     target = tmp_path / 'out.pth'
-    assert load_script('convert_checkpoint').main([str(path), str(target), '--to', 'naver']) == 2
+    assert convert.main([str(path), str(target), '--to', 'naver']) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert 'does not: it holds code' in line and 'or is damaged, and nothing of it has run. Where' in line
     assert not witness.exists() and not target.exists()
@@ -354,7 +350,7 @@ UNFIT = {
 
 
 def flag(name: str, *model: str):
-    return lambda path: build.create_model(arguments('--num-classes', '1000', name, str(path), '--model', *model))
+    return lambda path: create(arguments('--num-classes', '1000', name, str(path), '--model', *model))
 
 
 def overlay(name: str):
