@@ -27,8 +27,9 @@ from ..data import (
 from ..data.description import find_folders
 from ..models import depth, unet
 from ..models.any_encoder import min_training_batch
+from ..training.base_losses import create_segmentation_loss
 from ..training.depth_losses import MultiScaleDepthLoss
-from ..training.losses import MultiScaleLoss, create_segmentation_loss
+from ..training.losses import MultiScaleLoss
 from ..training.tasks import DepthTask, SegmentationTask
 from .build import Process, architecture_of, in_channels, is_smp
 

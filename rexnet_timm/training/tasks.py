@@ -14,8 +14,9 @@ from timm.task import ClassificationTask
 
 from ..disparity import disparity_to_depth, valid_depth
 from ..grid import enlarge
+from .base_losses import create_segmentation_loss
 from .depth_losses import MultiScaleDepthLoss
-from .losses import MultiScaleLoss, create_segmentation_loss
+from .losses import MultiScaleLoss
 from .metrics import ConfusionMatrix, DepthErrors, distinct_names
 from .targets import scale_of
 

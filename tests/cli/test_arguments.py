@@ -15,7 +15,7 @@ from rexnet_timm.cli import arguments, parsing
 from rexnet_timm.cli.arguments import create_train_parser, parse_train_args, repeatable_args, train_flags
 from rexnet_timm.cli.parsing import UsageError, report_errors
 from rexnet_timm.errors import DatasetError
-from rexnet_timm.training.losses import create_segmentation_loss
+from rexnet_timm.training.base_losses import create_segmentation_loss
 
 
 def refused(*words: str) -> str:

@@ -3,7 +3,8 @@ import segmentation_models_pytorch as smp
 import torch
 import torch.nn as nn
 
-from rexnet_timm.training.losses import MultiScaleLoss, create_segmentation_loss
+from rexnet_timm.training.base_losses import create_segmentation_loss
+from rexnet_timm.training.losses import MultiScaleLoss
 from rexnet_timm.training.targets import resize_target, soft_target
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from rexnet_timm import MultiScaleLoss, SegmentationTask
+from rexnet_timm.training.base_losses import create_segmentation_loss
 from rexnet_timm.training.engine import evaluate, fit, train_one_epoch
-from rexnet_timm.training.losses import create_segmentation_loss
 from rexnet_timm.training.tasks import SegmentationEvaluator
 
 
