@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
@@ -22,11 +23,12 @@ from timm.utils import init_distributed_device
 from ..errors import first_lines, near_names
 from ..files import ENCODER_DOOR, PRETRAINED_DOOR, WeightsError, build_with_file
 from ..models.any_encoder import check_encoder_name, check_encoder_weights
+from ..models.factory import network_of
 from ..models.weights import load_encoder_weights, load_weights
 
 __all__ = [
     'Process', 'architecture_of', 'create_model', 'create_optimizer', 'default_device', 'in_channels', 'is_smp',
-    'learning_rate', 'start_process', 'synchronize_batch_norm']
+    'learning_rate', 'saved_network', 'start_process', 'synchronize_batch_norm']
 
 _logger = logging.getLogger(__name__)
 
@@ -89,6 +91,11 @@ def architecture_of(name: str) -> str:
     Raises:
         ValueError: An unknown name, with near ones, or a saved model whose configuration cannot be read.
     """
+    return _source_of(name)[0]
+
+
+def _source_of(name: str) -> tuple[str, dict[str, Any]]:
+    """The architecture of a `--model` and the arguments that a saved model was built with."""
     source, _, place = name.partition(':')
     if not place:
         architecture = name.split('.')[0]
@@ -97,12 +104,14 @@ def architecture_of(name: str) -> str:
             raise ValueError(
                 f'--model must be a model of timm or an architecture of SMP, got {name!r}.'
                 f'{near_names(architecture, known)}')
-        return architecture
+        return architecture, {}
     try:
         if source == 'local-dir':
             with open(os.path.join(place, 'config.json'), encoding='utf-8') as file:
-                return json.load(file)['architecture']
-        return load_model_config_from_hf(place)[1]
+                config = json.load(file)
+            return config['architecture'], config.get('model_args') or {}
+        _, architecture, arguments = load_model_config_from_hf(place)
+        return architecture, arguments or {}
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"--model {name!r} must be a model that timm's save_for_hf or push_to_hf_hub has written, with its "
@@ -125,6 +134,24 @@ _MODEL_FLAGS = {
     '--rex-depth-mult': 'depth_mult', '--scales': 'scales'}
 
 
+def _given(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Flags of the model that are given, and what they and `--model-kwargs` are as its arguments."""
+    values = {flag: getattr(args, flag[2:].replace('-', '_')) for flag in _MODEL_FLAGS}
+    values = {flag: value for flag, value in values.items() if value is not None}
+    return values, {**{_MODEL_FLAGS[flag]: value for flag, value in values.items()}, **args.model_kwargs}
+
+
+def saved_network(args: argparse.Namespace, num_classes: int) -> dict[str, Any]:
+    """The plain values from which a checkpoint of the run rebuilds its model, as `network_of` gives them."""
+    _, given = _given(args)
+    if is_smp(args.model):
+        return network_of('smp', args.model.lower(), {
+            'encoder_name': args.encoder_name, 'in_channels': in_channels(args) or 3, 'classes': num_classes, **given})
+    architecture, arguments = _source_of(args.model)
+    return network_of('timm', architecture, {
+        **arguments, 'in_chans': in_channels(args), 'num_classes': num_classes, **given})
+
+
 def create_model(args: argparse.Namespace, num_classes: int | None) -> nn.Module:
     """The model of `--model`: one of timm's registry, or an SMP architecture on `--encoder-name`.
 
@@ -139,9 +166,7 @@ def create_model(args: argparse.Namespace, num_classes: int | None) -> nn.Module
     for path in filter(None, (args.pretrained_path, args.initial_checkpoint)):
         if not os.path.isfile(path):
             raise FileNotFoundError(f'There is no checkpoint {path!r}.')
-    values = {flag: getattr(args, flag[2:].replace('-', '_')) for flag in _MODEL_FLAGS}
-    values = {flag: value for flag, value in values.items() if value is not None}
-    given = {**{_MODEL_FLAGS[flag]: value for flag, value in values.items()}, **args.model_kwargs}
+    values, given = _given(args)
     create = _create_smp if is_smp(args.model) else _create_timm
     try:
         model = create(args, num_classes, list(values), given)

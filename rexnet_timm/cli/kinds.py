@@ -16,6 +16,7 @@ from timm.loss import create_classification_loss
 from timm.task import ClassificationTask, TrainingTask
 
 from ..data import (
+    DataDescription,
     DatasetError,
     SegmentationFolder,
     SyntheticDepth,
@@ -140,6 +141,17 @@ class Kind:
         """What mixes training batches, if anything."""
         return None
 
+    def description(self, args: argparse.Namespace, model: nn.Module, dataset: Any) -> DataDescription:
+        """What the model knows of its data, for its checkpoints; `dataset` is the validation set."""
+        config = resolve_data_config(vars(args), model=model)
+        in_chans, *size = config['input_size']
+        return DataDescription(
+            task=self.name, in_chans=in_chans, mean=config['mean'], std=config['std'], input_size=tuple(size),
+            crop_pct=config['crop_pct'], **self._own_description(args, dataset, config))
+
+    def _own_description(self, args: argparse.Namespace, dataset: Any, config: dict[str, Any]) -> dict[str, Any]:
+        return {'interpolation': args.interpolation or 'bilinear'}
+
 
 class Segmentation(Kind):
     """Classes of pixels: all of SMP's architectures and this package's U-Nets."""
@@ -230,6 +242,11 @@ class Segmentation(Kind):
             verbose=process.primary)
 
 
+    def _own_description(self, args: argparse.Namespace, dataset: Any, config: dict[str, Any]) -> dict[str, Any]:
+        own = super()._own_description(args, dataset, config)
+        return {**own, 'class_names': dataset.class_names, 'ignore_index': getattr(dataset, 'ignore_index', None)}
+
+
 class Depth(Kind):
     """Depth of pixels: ReXDepth."""
 
@@ -295,6 +312,11 @@ class Depth(Kind):
             fade_epochs=args.fade_epochs)
         criterion.multi_scale.scale_weights(model.scales)  # as many as there are scales, or an error now
         return DepthTask(model, criterion, device=process.device, verbose=process.primary)
+
+
+    def _own_description(self, args: argparse.Namespace, dataset: Any, config: dict[str, Any]) -> dict[str, Any]:
+        own = super()._own_description(args, dataset, config)
+        return {**own, 'min_depth': args.min_depth, 'max_depth': args.max_depth}
 
 
 class Classification(Kind):
@@ -413,6 +435,11 @@ class Classification(Kind):
             mixup_alpha=args.mixup, cutmix_alpha=args.cutmix, prob=args.mixup_prob,
             switch_prob=args.mixup_switch_prob, mode=args.mixup_mode, label_smoothing=args.smoothing,
             num_classes=num_classes)
+
+
+    def _own_description(self, args: argparse.Namespace, dataset: Any, config: dict[str, Any]) -> dict[str, Any]:
+        classes = getattr(getattr(dataset, 'reader', dataset), 'class_to_idx', {})
+        return {'interpolation': config['interpolation'], 'class_names': sorted(classes, key=classes.get)}
 
 
 def kind_of(model: str) -> Kind:

@@ -19,7 +19,14 @@ from timm.utils import CheckpointSaver, get_outdir, random_seed
 from ..training.engine import Precision, fit
 from ..training.run_state import RunState, resume
 from .arguments import parse_train_args, repeatable_args, train_flags
-from .build import create_model, create_optimizer, learning_rate, start_process, synchronize_batch_norm
+from .build import (
+    create_model,
+    create_optimizer,
+    learning_rate,
+    saved_network,
+    start_process,
+    synchronize_batch_norm,
+)
 from .kinds import kind_of
 from .parsing import report_errors
 
@@ -91,6 +98,10 @@ def run(args: argparse.Namespace) -> tuple[float | None, int | None]:
         record = {**repeatable_args(args), 'num_classes': num_classes, 'lr': lr, 'eval_metric': eval_metric}
         with open(os.path.join(output_dir, 'args.yaml'), 'w', encoding='utf-8') as file:
             yaml.safe_dump(record, file, default_flow_style=False)
+        # what rebuilds the model and prepares its images, beside the arguments of the run
+        record |= {
+            'network': saved_network(args, num_classes),
+            'description': kind.description(args, model, datasets[1]).to_dict()}
         saver = create_saver(args, record, model, optimizer, precision, task, decreasing, output_dir, state)
     best_metric, best_epoch = fit(
         task, train_loader, eval_loader, optimizer, epochs, start_epoch,

@@ -1,6 +1,6 @@
 """Data of the dense tasks: folders of images and masks, the built-in synthetic sets, joint transforms, loaders."""
 from ..errors import DatasetError
-from .description import palette
+from .description import DataDescription, palette
 from .folder import SegmentationFolder
 from .loader import check_batch_size, create_segmentation_loader, sample_error_message
 from .synthetic import SyntheticShapes
@@ -8,6 +8,7 @@ from .synthetic_depth import SyntheticDepth
 from .transforms import create_depth_transform, create_segmentation_transform
 
 __all__ = [
+    'DataDescription',
     'DatasetError',
     'SegmentationFolder',
     'SyntheticDepth',

@@ -3,9 +3,13 @@
 The layouts are those that CamVid (SegNet tutorial), Cityscapes-like sets and most labelling tools write. Everything
 that can be wrong with the folders is reported here, by file name, as a `DatasetError`.
 """
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..errors import DatasetError
 
@@ -21,6 +25,83 @@ _FIRST_COLORS = (
     (70, 76, 92), (230, 84, 72), (64, 150, 232), (244, 190, 60), (60, 178, 112), (158, 94, 214),
     (240, 134, 190), (58, 196, 200), (150, 96, 58), (178, 208, 92), (28, 84, 156), (206, 206, 214),
 )
+
+
+TASKS = ('segmentation', 'depth', 'classification')
+
+
+@dataclass(frozen=True)
+class DataDescription:
+    """What a model knows of the data that it was trained on. Plain values, saved with it.
+
+    Attributes:
+        task: 'segmentation', 'depth' or 'classification'.
+        class_names: One name a class; of a binary mask background and foreground. Empty where they are not known.
+        colors: RGB from 0 to 255 of each class, for pictures. Empty takes those of `palette`.
+        ignore_index: Label that does not count, None for no such label.
+        in_chans: Channels of the images.
+        mean: Mean of each channel, of values in `value_range`.
+        std: Standard deviation of each channel, likewise.
+        value_range: What the lowest and the highest pixel become before `mean` and `std` are applied.
+        input_size: Height and width of the training crops, None where they are not known.
+        crop_pct: Side of the centre crop of classification, of 1.
+        interpolation: How images are resized.
+        min_depth: Depth of disparity 1 in metres, for depth.
+        max_depth: Depth of disparity 0 in metres, for depth.
+
+    Raises:
+        ValueError: A value that does not fit the others.
+    """
+    task: str = 'segmentation'
+    class_names: tuple[str, ...] = ()
+    colors: tuple[tuple[int, int, int], ...] = ()
+    ignore_index: int | None = None
+    in_chans: int = 3
+    mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN
+    std: tuple[float, ...] = IMAGENET_DEFAULT_STD
+    value_range: tuple[float, float] = (0., 1.)
+    input_size: tuple[int, int] | None = None
+    crop_pct: float = 0.875
+    interpolation: str = 'bilinear'
+    min_depth: float | None = None
+    max_depth: float | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):  # lists, as JSON and YAML have them, become tuples
+            value = getattr(self, field.name)
+            if isinstance(value, (list, tuple)):
+                object.__setattr__(self, field.name, _tuples(value))
+        if self.task not in TASKS:
+            raise ValueError(f'task must be one of {", ".join(TASKS)}, got {self.task!r}.')
+        for name in ('mean', 'std'):
+            values = getattr(self, name)
+            if len(values) != self.in_chans:  # of another number of channels, as those of ImageNet: their mean for all
+                values = (sum(values) / len(values),) * self.in_chans
+            object.__setattr__(self, name, tuple(float(value) for value in values))
+        if self.colors and len(self.colors) != len(self.class_names):
+            raise ValueError(
+                f'colors must have one entry for each of the {len(self.class_names)} class names, got '
+                f'{len(self.colors)}.')
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values by name, which `from_dict` takes."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> 'DataDescription':
+        """From what `to_dict` gave, also by way of JSON or YAML; names of later releases are left out."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in known})
+
+    def palette(self, num_classes: int) -> np.ndarray:
+        """uint8 (num_classes, 3) RGB colours: its own where it has them."""
+        if len(self.colors) == num_classes:
+            return np.array(self.colors, dtype=np.uint8)
+        return palette(num_classes)
+
+
+def _tuples(value: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(_tuples(item) if isinstance(item, (list, tuple)) else item for item in value)
 
 
 def palette(num_classes: int) -> np.ndarray:

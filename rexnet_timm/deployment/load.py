@@ -1,0 +1,163 @@
+"""Trained models, rebuilt from what a run or a saved folder holds."""
+import json
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+import torch.nn as nn
+from huggingface_hub import snapshot_download
+
+from ..data.description import DataDescription
+from ..errors import first_lines
+from ..files import load_checkpoint_file
+from ..models.depth import ReXDepth
+from ..models.factory import create_network, network_of
+from ..models.weights import load_weights
+
+__all__ = ['describe', 'description_of', 'load_model']
+
+_logger = logging.getLogger(__name__)
+
+CHECKPOINTS = ('model_best.pth.tar', 'last.pth.tar')  # of a run's folder, the best first
+HUB = 'hf-hub:'
+_SAVED = '_description'  # SMP leaves out names with an underscore when it builds from its configuration
+
+
+def load_model(source: str | os.PathLike, device: str | torch.device = 'cpu') -> nn.Module:
+    """A trained model with what it knows of its data, in evaluation mode.
+
+    The weights of a checkpoint are its moving average where it holds one, as `files.unwrap` says.
+
+    Args:
+        source: The folder of a run, of which the best checkpoint is taken, a checkpoint in it, a folder of
+            `save_pretrained` or of timm's `save_for_hf`, or 'hf-hub:USER/NAME'.
+        device: Device of the model.
+
+    Returns:
+        The model, of any kind that `rexnet train` trains, with the attributes `description` (`DataDescription`),
+        `class_names`, `colors`, `preprocessing` and `ignore_index`; see :func:`describe`.
+
+    Raises:
+        FileNotFoundError: No such file or folder.
+        ValueError: A folder or file without a model, or weights that do not fit the network.
+    """
+    name = os.fspath(source)
+    if name.startswith(HUB):
+        folder = snapshot_download(name.removeprefix(HUB), allow_patterns=['*.json', '*.safetensors', '*.bin'])
+        return _from_folder(folder, name).to(device)
+    if os.path.isdir(name):
+        checkpoints = [path for path in (os.path.join(name, file) for file in CHECKPOINTS) if os.path.isfile(path)]
+        model = _from_checkpoint(checkpoints[0]) if checkpoints else _from_folder(name, name)
+        return model.to(device)
+    return _from_checkpoint(name).to(device)
+
+
+def describe(model: nn.Module, description: DataDescription) -> nn.Module:
+    """Give a model what it knows of its data, which `save_pretrained` of SMP's models keeps; returns the model.
+
+    Its attributes are then `description` itself, and of it `class_names` (list of str), `colors` (list of RGB),
+    `ignore_index`, and `preprocessing`: a dict of 'mean' and 'std' of each channel, of values in 'value_range', and of
+    'in_chans', the number of channels.
+    """
+    model.description = description
+    model.class_names = list(description.class_names)
+    model.colors = [tuple(color) for color in description.palette(max(2, _num_classes(model))).tolist()]
+    model.ignore_index = description.ignore_index
+    model.preprocessing = {
+        'mean': list(description.mean), 'std': list(description.std), 'value_range': list(description.value_range),
+        'in_chans': description.in_chans}
+    if isinstance(model, smp.base.SegmentationModel):
+        model.config[_SAVED] = description.to_dict()
+    return model
+
+
+def description_of(model: nn.Module) -> DataDescription:
+    """What a model knows of its data: its own description, or what its configuration of timm tells."""
+    description = getattr(model, 'description', None)
+    return description if isinstance(description, DataDescription) else _default_description(model)
+
+
+def _num_classes(model: nn.Module) -> int:
+    if hasattr(model, 'num_classes'):
+        return model.num_classes
+    return model.config['classes'] if isinstance(model, smp.base.SegmentationModel) else 1
+
+
+def _default_description(model: nn.Module) -> DataDescription:
+    config = getattr(model, 'pretrained_cfg', None) or {}
+    task = 'depth' if isinstance(model, ReXDepth) else (
+        'segmentation' if isinstance(model, smp.base.SegmentationModel) else 'classification')
+    known = {name: config[name] for name in ('mean', 'std', 'crop_pct', 'interpolation') if config.get(name)}
+    if task != 'classification':
+        known.pop('interpolation', None)
+    if isinstance(model, smp.base.SegmentationModel):
+        in_chans = model.config.get('in_channels', 3)
+    else:
+        in_chans = getattr(model, 'in_chans', None) or (config.get('input_size') or (3,))[0]
+    names = config.get('label_names') or ()
+    return DataDescription(task=task, in_chans=in_chans, class_names=tuple(names), **known)
+
+
+def _from_checkpoint(path: str) -> nn.Module:
+    checkpoint = load_checkpoint_file(path)
+    arguments = vars(checkpoint['args']) if hasattr(checkpoint.get('args'), '__dict__') else {}
+    network = arguments.get('network')
+    if network is None:
+        network = _network_of_older(arguments)
+        if network is None:
+            raise ValueError(
+                f'{path!r} holds weights and does not say of which network: build the network, and load them into it '
+                'with rexnet_timm.models.weights.load_weights(model, path).')
+        _logger.warning(
+            '%s was written by an earlier release: names of classes, colours, mean and std of its images are missing, '
+            'and defaults are taken for them.', path)
+    try:
+        model = create_network(network)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f'{path!r} does not tell a network that can be built: {first_lines(error, 1)}') from error
+    load_weights(model, path)
+    saved = arguments.get('description')
+    return describe(model, DataDescription.from_dict(saved) if saved else _default_description(model)).eval()
+
+
+def _network_of_older(arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The network of a checkpoint that holds only the options of its run."""
+    name = arguments.get('model')
+    if not isinstance(name, str) or ':' in name:
+        return None
+    given = {
+        model_name: arguments.get(option) for option, model_name in (
+            ('rex_width_mult', 'width_mult'), ('rex_depth_mult', 'depth_mult'), ('scales', 'scales'))}
+    given.update(arguments.get('model_kwargs') or {})
+    classes, in_chans = arguments.get('num_classes'), arguments.get('in_chans')
+    if name.lower() in smp.MODEL_ARCHITECTURES_MAPPING:
+        return network_of('smp', name.lower(), {
+            'encoder_name': arguments.get('encoder_name'), 'in_channels': in_chans or 3,
+            'classes': classes or 1, **given})
+    return network_of('timm', name.split('.')[0], {'in_chans': in_chans, 'num_classes': classes, **given})
+
+
+def _from_folder(folder: str, name: str) -> nn.Module:
+    """The model of a folder that `save_pretrained` or `save_for_hf` wrote; `name` is what the user calls it."""
+    path = os.path.join(folder, 'config.json')
+    if not os.path.isfile(path):
+        raise ValueError(
+            f'A model is loaded from the folder of a run, with {" or ".join(CHECKPOINTS)}, or from one of '
+            f'save_pretrained, with config.json; {name!r} has neither.')
+    try:
+        with open(path, encoding='utf-8') as file:
+            config = json.load(file)
+        if '_model_class' in config:
+            model = smp.from_pretrained(folder)
+        elif 'architecture' in config:
+            model = timm.create_model(f'local-dir:{folder}', pretrained=True)
+        else:
+            raise ValueError('it names no model')
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f'{name!r} cannot be loaded by its config.json: {first_lines(error, 1)}') from error
+    saved = config.get(_SAVED)
+    return describe(model, DataDescription.from_dict(saved) if saved else _default_description(model)).eval()
