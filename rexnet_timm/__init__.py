@@ -1,4 +1,5 @@
 """ReXNetV1 and a multi-scale U-Net by name in timm and segmentation_models_pytorch; importing registers them."""
+from .deployment.load import load_model
 from .disparity import disparity_to_depth
 from .models.any_encoder import create_encoder
 from .models.card import create_model_card
@@ -29,5 +30,6 @@ __all__ = [
     'fuse',
     'get_preprocessing_params',
     'load_encoder_weights',
+    'load_model',
     'set_lean',
 ]
