@@ -1,4 +1,7 @@
-"""Metrics of dense tasks from exact sums, added up over ranks: a confusion matrix, and errors of depth."""
+"""Metrics of dense tasks from exact sums, added up over images and ranks.
+
+A confusion matrix, boundaries and calibration of classes, and errors of depth.
+"""
 import math
 from collections.abc import Sequence
 
@@ -8,7 +11,7 @@ import torch.distributed as dist
 from ..disparity import valid_depth
 from .targets import check_labels
 
-__all__ = ['ConfusionMatrix', 'DepthErrors', 'distinct_names']
+__all__ = ['BoundaryCounts', 'CalibrationSums', 'ConfusionMatrix', 'DepthErrors', 'boundary_band', 'distinct_names']
 
 
 def distinct_names(names: Sequence[str] | None, num_classes: int) -> list[str]:
@@ -112,6 +115,11 @@ class ConfusionMatrix:
         hits, predicted, present = self._totals()
         return self._of_classes(2 * hits / (predicted + present))
 
+    def precision(self) -> torch.Tensor:
+        """(num_classes,) share of the pixels given to a class that are of it, in 0..1; NaN for one never predicted."""
+        hits, predicted, _ = self._totals()
+        return self._of_classes(hits / predicted)
+
     def recall(self) -> torch.Tensor:
         """(num_classes,) share of each class's pixels that were found, in 0..1; NaN for a class not present."""
         hits, _, present = self._totals()
@@ -147,6 +155,146 @@ class ConfusionMatrix:
                 f'iou_{name}': 100 * value
                 for name, value in zip(distinct_names(class_names, self.num_classes), iou.tolist(), strict=True)},
         }
+
+
+def boundary_band(labels: torch.Tensor, distance: int, valid: torch.Tensor | None = None) -> torch.Tensor:
+    """The pixels that erosion of their own class by a square takes away.
+
+    They are those with another label, or with the edge of the image, within `distance` pixels along both axes. Pixels
+    that are not valid make no boundary, since what lies there is not known, and are in no band.
+
+    Args:
+        labels: (H, W) integer labels.
+        distance: The square has a side of 2 * distance + 1; at least 1.
+        valid: bool (H, W), the pixels that count; None: all.
+
+    Returns:
+        bool (H, W).
+    """
+    if distance < 1:
+        raise ValueError(f'distance must be at least 1 pixel, got {distance}.')
+    valid = torch.ones_like(labels, dtype=torch.bool) if valid is None else valid
+    limits = torch.iinfo(labels.dtype)
+    # a square of one label has one largest and smallest label; what is not valid is neither
+    largest = _largest_in_square(labels.masked_fill(~valid, limits.min), distance, limits.min)
+    smallest = ~_largest_in_square(~labels.masked_fill(~valid, limits.max), distance, ~limits.max)
+    band = largest != smallest
+    height, width = labels.shape
+    band[:distance] = band[max(height - distance, 0):] = True
+    band[:, :distance] = band[:, max(width - distance, 0):] = True
+    return band & valid
+
+
+def _largest_in_square(values: torch.Tensor, distance: int, lowest: int) -> torch.Tensor:
+    """The largest value within `distance` along both axes, in a number of steps that grows with log2(distance)."""
+    length = 2 * distance + 1
+    for dim in (0, 1):
+        padding = values.new_full([distance if d == dim else n for d, n in enumerate(values.shape)], lowest)
+        values, reach = torch.cat([padding, values, padding], dim), 1  # values[i] is the largest of i..i+reach-1
+        while reach < length:
+            step = min(reach, length - reach)
+            number = values.shape[dim] - step
+            values = torch.maximum(values.narrow(dim, 0, number), values.narrow(dim, step, number))
+            reach += step
+    return values
+
+
+class BoundaryCounts:
+    """Counts from which the boundary IoU of classes follows (Cheng et al., https://arxiv.org/abs/2103.16562).
+
+    It is the IoU of what lies near the boundary of each class: of truth and prediction only the pixels count that an
+    erosion of the class by a square of side 2 d + 1 takes away, d being a share of the diagonal of the image. As in the
+    paper, the edge of the image is a boundary. Ignored pixels are in neither, and make no boundary. The counts are
+    summed over images, and the ratios are taken once.
+
+    Args:
+        num_classes: Number of classes, at least 2.
+        ignore_index: Label of pixels that do not count; one of the classes is NaN, as in `ConfusionMatrix`.
+        share: d as a share of the diagonal, rounded to pixels, at least 1 pixel.
+        device: Device of the counts.
+    """
+
+    def __init__(
+            self,
+            num_classes: int,
+            ignore_index: int | None = None,
+            share: float = 0.02,
+            device: torch.device | str | None = None,
+    ):
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.share = share
+        self.counts = torch.zeros((3, num_classes), dtype=torch.int64, device=device)  # in both, of truth, predicted
+
+    @torch.no_grad()
+    def update(self, prediction: torch.Tensor, target: torch.Tensor) -> None:
+        """Count an image.
+
+        Args:
+            prediction: (H, W) predicted classes.
+            target: (H, W) true classes or `ignore_index`.
+
+        Raises:
+            ValueError: Different shapes, several images, or a label outside the classes.
+        """
+        if prediction.shape != target.shape or target.ndim != 2:
+            raise ValueError(
+                f'prediction and target must be one image (H, W), got {tuple(prediction.shape)} and '
+                f'{tuple(target.shape)}.')
+        prediction, target = prediction.to(self.counts.device), target.to(self.counts.device)
+        prediction = check_labels(prediction, self.num_classes, name='prediction')
+        target = check_labels(target, self.num_classes, self.ignore_index)
+        valid = torch.ones_like(target, dtype=torch.bool) if self.ignore_index is None else target != self.ignore_index
+        distance = max(1, round(self.share * math.hypot(*target.shape)))
+        true_band, predicted_band = (boundary_band(labels, distance, valid) for labels in (target, prediction))
+        both = true_band & predicted_band & (prediction == target)
+        self.counts += torch.stack([
+            torch.bincount(labels, minlength=self.num_classes)
+            for labels in (target[both], target[true_band], prediction[predicted_band])])
+
+    def iou(self) -> torch.Tensor:
+        """(num_classes,) boundary IoU in 0..1; NaN for a class neither predicted nor present."""
+        both, present, predicted = self.counts.cpu().double()
+        ratio = both / (present + predicted - both)
+        if self.ignore_index is not None and 0 <= self.ignore_index < self.num_classes:
+            ratio[self.ignore_index] = math.nan
+        return ratio
+
+
+class CalibrationSums:
+    """Sums from which the expected calibration error follows (Guo et al., https://arxiv.org/abs/1706.04599).
+
+    The probabilities of the predicted classes are sorted into equal bins. Within a bin, the share of right predictions
+    should be the mean probability; the error is the mean difference of the two, each bin with the weight of its pixels.
+
+    Args:
+        num_bins: Number of bins from 0 to 1. A probability on the border of two is in the lower one.
+        device: Device of the sums.
+    """
+
+    def __init__(self, num_bins: int = 15, device: torch.device | str | None = None):
+        self.num_bins = num_bins
+        self.dtype = torch.float32 if torch.device(device or 'cpu').type == 'mps' else torch.float64  # MPS lacks it
+        self.sums = torch.zeros((3, num_bins), dtype=self.dtype, device=device)  # pixels, right ones, probabilities
+
+    @torch.no_grad()
+    def update(self, probability: torch.Tensor, correct: torch.Tensor) -> None:
+        """Count pixels or images.
+
+        Args:
+            probability: Of the predicted class, 0 to 1, any shape; only of what is labelled.
+            correct: bool of the same shape, whether the prediction is right.
+        """
+        probability = probability.to(self.sums.device, self.dtype).flatten()
+        borders = torch.arange(1, self.num_bins, device=probability.device, dtype=self.dtype) / self.num_bins
+        index = torch.bucketize(probability, borders)
+        rows = torch.stack([torch.ones_like(probability), correct.to(probability).flatten(), probability])
+        self.sums.index_add_(1, index, rows)
+
+    def error(self) -> float:
+        """Expected calibration error in 0..1; NaN where nothing was counted."""
+        number, right, probability = self.sums.cpu().double()
+        return ((right - probability).abs().sum() / number.sum()).item()
 
 
 class DepthErrors:

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from rexnet_timm.training.metrics import ConfusionMatrix, distinct_names
+from rexnet_timm.training.metrics import (
+    BoundaryCounts,
+    CalibrationSums,
+    ConfusionMatrix,
+    boundary_band,
+    distinct_names,
+)
 
 
 def test_metrics_agree_with_counting_by_hand():
@@ -93,3 +99,119 @@ def test_classes_of_one_name_are_told_apart():
 def test_a_wrong_number_of_names_is_refused(names, message):
     with pytest.raises(ValueError, match=message):
         ConfusionMatrix(3).summary(names)
+
+
+def test_precision_is_the_share_of_right_pixels_among_the_predicted():
+    matrix = ConfusionMatrix(4)
+    matrix.update(torch.tensor([0, 0, 1, 1, 1]), torch.tensor([0, 2, 1, 1, 0]))
+    precision = matrix.precision().tolist()
+    assert precision[:2] == pytest.approx([1 / 2, 2 / 3])
+    assert math.isnan(precision[2]) and math.isnan(precision[3])  # never predicted, present or not
+    ignored = ConfusionMatrix(2, 0)
+    ignored.update(torch.tensor([0, 1, 1]), torch.tensor([1, 1, 0]))
+    assert math.isnan(ignored.precision()[0]) and ignored.precision()[1] == 1
+
+
+def band_by_hand(labels: torch.Tensor, distance: int, valid: torch.Tensor) -> torch.Tensor:
+    """Each pixel by a look at its square."""
+    height, width = labels.shape
+    band = torch.zeros_like(valid)
+    for y in range(height):
+        for x in range(width):
+            rows = slice(max(y - distance, 0), y + distance + 1)
+            columns = slice(max(x - distance, 0), x + distance + 1)
+            square = labels[rows, columns][valid[rows, columns]]
+            leaves = y < distance or x < distance or y + distance >= height or x + distance >= width
+            band[y, x] = valid[y, x] and (leaves or bool((square != labels[y, x]).any()))
+    return band
+
+
+@pytest.mark.parametrize('distance', [1, 2, 3, 5, 8, 30])
+def test_the_band_is_what_erosion_by_a_square_takes_away(distance):
+    generator = torch.Generator().manual_seed(distance)
+    labels = torch.randint(0, 3, (3, 4), generator=generator).repeat_interleave(8, 0).repeat_interleave(9, 1)
+    valid = torch.rand(labels.shape, generator=generator) > 0.1
+    assert torch.equal(boundary_band(labels, distance, valid), band_by_hand(labels, distance, valid))
+    assert torch.equal(boundary_band(labels, distance), band_by_hand(labels, distance, torch.ones_like(valid)))
+
+
+def erosion_iou(prediction: torch.Tensor, target: torch.Tensor, label: int) -> float:
+    """The paper's formula: masks eroded by 3 x 3 squares, d times, with nothing outside the image."""
+    distance = max(1, round(0.02 * math.hypot(*target.shape)))
+    bands = []
+    for mask in (prediction == label, target == label):
+        eroded = mask.float()[None, None]
+        for _ in range(distance):
+            padded = torch.nn.functional.pad(eroded, (1, 1, 1, 1))
+            eroded = -torch.nn.functional.max_pool2d(-padded, 3, 1)
+        bands.append(mask & (eroded[0, 0] == 0))
+    return ((bands[0] & bands[1]).sum() / (bands[0] | bands[1]).sum()).item()
+
+
+def test_boundary_iou_is_that_of_masks_without_their_eroded_part():
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 3, (5, 7), generator=generator).repeat_interleave(24, 0).repeat_interleave(30, 1)
+    prediction = target.roll((3, -2), (0, 1))
+    counts = BoundaryCounts(4)
+    counts.update(prediction, target)
+    iou = counts.iou().tolist()
+    assert iou[:3] == pytest.approx([erosion_iou(prediction, target, label) for label in range(3)])
+    assert math.isnan(iou[3]) and 0 < min(iou[:3]) < max(iou[:3]) < 0.9
+
+
+@pytest.mark.parametrize('ignored', [2, 9])
+def test_ignored_pixels_make_no_boundary(ignored):
+    target = torch.zeros(60, 80, dtype=torch.int64)
+    target[:, 40:] = 1
+    target[20:30, 10:20] = ignored
+    prediction = target.where(target != ignored, 1)  # whatever is there
+    counts = BoundaryCounts(3, ignored)
+    counts.update(prediction, target)
+    assert counts.iou()[:2].tolist() == [1, 1] and math.isnan(counts.iou()[2])
+    inside = boundary_band(target, 2, target != ignored)
+    assert not inside[15:35, 5:25].any()
+
+
+def test_boundary_counts_add_up_over_images_and_refuse_what_does_not_fit():
+    a, b = torch.zeros(40, 40, dtype=torch.int64), torch.ones(40, 40, dtype=torch.int64)
+    counts = BoundaryCounts(2)
+    counts.update(a, a)
+    counts.update(b, a)
+    band = 40 * 40 - 38 * 38  # d is 1
+    assert counts.counts.tolist() == [[band, 0], [2 * band, 0], [band, band]]
+    assert counts.iou().tolist() == [0.5, 0]
+    with pytest.raises(ValueError, match=r'one image \(H, W\), got \(2, 4, 4\)'):
+        counts.update(torch.zeros(2, 4, 4), torch.zeros(2, 4, 4))
+    with pytest.raises(ValueError, match='at least 1 pixel, got 0'):
+        boundary_band(a, 0)
+
+
+def test_calibration_error_by_hand():
+    sums = CalibrationSums(num_bins=2)
+    sums.update(torch.tensor([0.5, 0.4, 0.9, 1.0]), torch.tensor([True, False, True, False]))
+    # 0.5 is in the lower bin: |1/2 - 0.45| and |1/2 - 0.95|, each of half of the pixels
+    assert sums.error() == pytest.approx(0.5 * 0.05 + 0.5 * 0.45)
+    assert math.isnan(CalibrationSums().error())
+
+
+def test_metrics_agree_with_torchmetrics():
+    functional = pytest.importorskip('torchmetrics.functional')
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(3, 5, 40, 50, generator=generator)
+    target = logits.argmax(1).where(torch.rand(3, 40, 50, generator=generator) < 0.6, torch.randint(
+        0, 5, (3, 40, 50), generator=generator))
+    target[:, :7] = 255
+    prediction, valid = logits.argmax(1), target != 255
+    matrix, calibration = ConfusionMatrix(5, 255), CalibrationSums()
+    matrix.update(prediction, target)
+    calibration.update(logits.softmax(1).amax(1)[valid], prediction[valid] == target[valid])
+    # without ignored pixels, which not all of torchmetrics knows
+    p, t, options = prediction[valid], target[valid], dict(num_classes=5, average='none')
+    for name, values in (
+            ('jaccard_index', matrix.iou()), ('f1_score', matrix.dice()), ('precision', matrix.precision()),
+            ('recall', matrix.recall())):
+        expected = getattr(functional.classification, f'multiclass_{name}')(p, t, **options)
+        torch.testing.assert_close(values.float(), expected)
+    error = functional.classification.multiclass_calibration_error(
+        logits.softmax(1).movedim(1, -1)[valid], t, num_classes=5, n_bins=15)
+    assert calibration.error() == pytest.approx(error.item(), abs=1e-6)
