@@ -1,4 +1,5 @@
 """ReXNetV1 and a multi-scale U-Net by name in timm and segmentation_models_pytorch; importing registers them."""
+from .deployment.evaluate import evaluate
 from .deployment.load import load_model
 from .disparity import disparity_to_depth
 from .models.any_encoder import create_encoder
@@ -27,6 +28,7 @@ __all__ = [
     'create_encoder',
     'create_model_card',
     'disparity_to_depth',
+    'evaluate',
     'fuse',
     'get_preprocessing_params',
     'load_encoder_weights',

@@ -13,6 +13,7 @@ __all__ = ['main']
 # name: what it does, in the order of use; each is a module of `cli` with a `main(argv)`
 COMMANDS = {
     'train': 'train a model of classes, masks or depth',
+    'validate': 'measure a trained model on a split of the data',
     'convert': "convert weights of ReXNetV1 between NAVER's layout and timm's",
 }
 

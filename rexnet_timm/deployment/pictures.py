@@ -1,4 +1,4 @@
-"""Pictures: predictions beside input and truth, and measurements as bars and curves."""
+"""Pictures: predictions beside input and truth, confusion of classes, and measurements as bars and curves."""
 import os
 from collections.abc import Sequence
 
@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ['colorize', 'draw_bars', 'draw_curve', 'prediction_sheet']
+__all__ = [
+    'colorize', 'colorize_depth', 'confusion_picture', 'draw_bars', 'draw_curve', 'error_map', 'prediction_sheet',
+    'to_picture', 'worst_sheet']
 
 IGNORED_COLOR = (60, 60, 60)
 MARGIN = 8
@@ -73,10 +75,21 @@ def prediction_sheet(
             place = (MARGIN + column * (width + MARGIN), header + row * (height + MARGIN))
             sheet.paste(tile.resize((width, height), resample), place)
     top = header + rows * (height + MARGIN)
-    for (x, y), name, color in zip(legend, class_names, palette, strict=True):
+    _draw_legend(draw, legend, top, class_names, palette, font)
+    return sheet
+
+
+def _draw_legend(
+        draw: ImageDraw.ImageDraw,
+        places: Sequence[tuple[int, int]],
+        top: int,
+        names: Sequence[str],
+        palette: np.ndarray,
+        font: ImageFont.FreeTypeFont,
+) -> None:
+    for (x, y), name, color in zip(places, names, palette, strict=True):
         draw.rectangle((x, top + y, x + TEXT_SIZE, top + y + TEXT_SIZE), fill=tuple(color.tolist()), outline='black')
         draw.text((x + TEXT_SIZE + MARGIN, top + y), name, fill='black', font=font)
-    return sheet
 
 
 def _labels(logits: torch.Tensor) -> torch.Tensor:
@@ -93,6 +106,114 @@ def _legend_places(names: Sequence[str], font: ImageFont.FreeTypeFont, width: in
         places.append((x, y))
         x += entry + MARGIN
     return places
+
+
+def to_picture(image: torch.Tensor) -> Image.Image:
+    """An RGB picture of a uint8 image (C, H, W): of its first three channels, or of the first where it has fewer."""
+    image = image[:3] if image.shape[0] >= 3 else image[:1].expand(3, -1, -1)
+    return Image.fromarray(image.permute(1, 2, 0).cpu().contiguous().numpy())
+
+
+def error_map(prediction: torch.Tensor, target: torch.Tensor, ignore_index: int | None) -> Image.Image:
+    """Where a prediction (H, W) is wrong: red, what is right light, what is not labelled dark grey."""
+    kind = (prediction != target).long()
+    if ignore_index is not None:
+        kind[target == ignore_index] = 2
+    return colorize(kind, np.array([(236, 236, 236), (214, 40, 40)], dtype=np.uint8))
+
+
+def colorize_depth(depth: torch.Tensor, low: float, high: float) -> Image.Image:
+    """Depth (H, W) from `low`, light, to `high`, dark, in equal steps of 1 / depth; what has none is dark red."""
+    depth = depth.cpu().double()
+    known = (depth > 0) & depth.isfinite()
+    near = (1 / depth.where(known, high) - 1 / high) / max(1 / low - 1 / high, 1e-9)
+    grey = (255 * near.clamp(0, 1).sqrt()).round().to(torch.uint8)
+    none = torch.tensor((90, 0, 0), dtype=torch.uint8)
+    return Image.fromarray(torch.where(known[..., None], grey[..., None].expand(-1, -1, 3), none).numpy())
+
+
+def worst_sheet(
+        titles: Sequence[str],
+        rows: Sequence[tuple[str, Sequence[Image.Image]]],
+        class_names: Sequence[str] = (),
+        palette: np.ndarray | None = None,
+        width: int = 240,
+) -> Image.Image:
+    """A caption and tiles for each image, below titles of the columns, above the legend of the classes.
+
+    Args:
+        titles: One a column.
+        rows: Caption and tiles of each image; the tiles of a row have one size.
+        class_names: Names for the legend, none for no legend.
+        palette: (len(class_names), 3) uint8 RGB colours.
+        width: Width of a tile in pixels.
+
+    Returns:
+        RGB picture.
+    """
+    font = ImageFont.load_default(TEXT_SIZE)
+    line = TEXT_SIZE + 2 * MARGIN
+    sheet_width = len(titles) * (width + MARGIN) + MARGIN
+    heights = [max(1, round(width * tiles[0].height / tiles[0].width)) for _, tiles in rows]
+    legend = _legend_places(class_names, font, sheet_width) if class_names else []
+    legend_height = legend[-1][1] + line if legend else 0
+    top = line + sum(heights) + line * len(rows)
+    sheet = Image.new('RGB', (sheet_width, top + legend_height), 'white')
+    draw = ImageDraw.Draw(sheet)
+    for column, title in enumerate(titles):
+        draw.text((MARGIN + column * (width + MARGIN), MARGIN), title, fill='black', font=font)
+    y = line
+    for (caption, tiles), height in zip(rows, heights, strict=True):
+        draw.text((MARGIN, y + MARGIN), caption, fill='black', font=font)
+        y += line
+        for column, tile in enumerate(tiles):
+            # nearest keeps thin errors where a map is enlarged, and the average keeps them where it is shrunk
+            resample = Image.Resampling.BOX if tile.width > width else Image.Resampling.NEAREST
+            sheet.paste(tile.resize((width, height), resample), (MARGIN + column * (width + MARGIN), y))
+        y += height
+    if legend:
+        _draw_legend(draw, legend, top, class_names, palette, font)
+    return sheet
+
+
+def confusion_picture(counts: np.ndarray, class_names: Sequence[str]) -> Image.Image:
+    """A confusion matrix, each row in percent of the true class: the darker, the more.
+
+    Args:
+        counts: (K, K) numbers of true class (rows) and predicted class (columns).
+        class_names: K names.
+
+    Returns:
+        RGB picture; names and numbers are left out where there are too many classes to read them.
+    """
+    counts = np.asarray(counts, dtype=np.float64)
+    number = len(counts)
+    cell = max(2, min(52, 1200 // number))
+    is_labelled, has_numbers = cell >= TEXT_SIZE, cell >= 40
+    font, small = ImageFont.load_default(TEXT_SIZE), ImageFont.load_default(12)
+    names = list(class_names) if is_labelled else []
+    left = 2 * MARGIN + TEXT_SIZE + max((round(font.getlength(name)) for name in names), default=0)
+    picture = Image.new('RGB', (left + number * cell + MARGIN,) * 2, 'white')
+    draw = ImageDraw.Draw(picture)
+    shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    for row, column in np.ndindex(*counts.shape):
+        x, y, share = left + column * cell, left + row * cell, shares[row, column]
+        low, high = np.array([247, 251, 255]), np.array([8, 48, 107] if row == column else [150, 20, 30])
+        color = tuple(np.round(low + (high - low) * share / 100).astype(int).tolist())
+        draw.rectangle((x, y, x + cell - 1, y + cell - 1), fill=color, outline='#dddddd' if is_labelled else None)
+        if has_numbers and counts[row].sum():
+            text = f'{share:.1f}' if share < 99.95 else '100'
+            place = (x + (cell - small.getlength(text)) / 2, y + cell / 2 - 8)
+            draw.text(place, text, fill='white' if share > 50 else 'black', font=small)
+    for index, name in enumerate(names):
+        draw.text((left - MARGIN - font.getlength(name), left + index * cell + cell / 2 - 9), name, 'black', font=font)
+        upright = Image.new('RGB', (left - TEXT_SIZE - MARGIN, TEXT_SIZE + 4), 'white')
+        ImageDraw.Draw(upright).text((0, 0), name, fill='black', font=font)
+        upright = upright.rotate(90, expand=True)
+        picture.paste(upright, (left + index * cell + (cell - upright.width) // 2, TEXT_SIZE))
+    if names:
+        draw.text((MARGIN, 2), 'rows: true class, columns: predicted; percent of the true class', 'black', font=small)
+    return picture
 
 
 def draw_bars(rows: Sequence[dict[str, float | str]], path: str | os.PathLike) -> None:

@@ -1,0 +1,217 @@
+"""`rexnet validate`: measure a trained model on a split of the data.
+
+One process: rexnet validate DATA --checkpoint RUN --split test
+Several:     torchrun --nproc-per-node 2 -m rexnet_timm validate DATA --checkpoint RUN --split test
+"""
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from timm.models import safe_model_name
+from torch.utils.data import Dataset
+
+from ..data import DataDescription, SyntheticDepth, SyntheticShapes
+from ..deployment.evaluate import evaluate
+from ..deployment.load import description_of, load_model
+from ..deployment.results import summary_row, write_rows
+from ..deployment.samples import num_classes_of
+from .build import start_process
+from .parsing import Kind, Parser, UsageError, number, one_of, report_errors
+
+__all__ = ['main', 'run']
+
+COUNT, INDEX = number(int, at_least=1), number(int, at_least=0)
+FLIPS = ('h', 'v', 'hv')
+SETS = {'synthetic': 'segmentation', 'synthetic-depth': 'depth'}  # and the task of each
+# Parts of a built-in set: what is added to the seed, and images as a share of --synthetic-images. Training and
+# validation are those of rexnet train; the test part is seen by neither.
+PARTS = {'train': (0, 1), 'validation': (1, 8), 'val': (1, 8), 'test': (2, 8)}
+TITLES = {
+    'miou': 'mIoU', 'mdice': 'Dice', 'mprecision': 'precision', 'macc': 'recall', 'pixel_acc': 'pixel accuracy',
+    'mboundary_iou': 'boundary IoU', 'ece': 'calibration error', 'abs_rel': 'AbsRel', 'rmse': 'RMSE (m)',
+    'delta1': 'delta < 1.25', 'delta2': 'delta < 1.25^2', 'delta3': 'delta < 1.25^3', 'top1': 'top 1', 'top5': 'top 5'}
+IN_UNITS = ('abs_rel', 'rmse')  # everything else is in percent
+
+
+def _augmentation(word: str) -> str | float:
+    if word in FLIPS:
+        return word
+    if not 0.1 <= float(word) <= 10:
+        raise ValueError(word)
+    return float(word)
+
+
+AUGMENTATION = Kind('a flip (h, v, hv) or a zoom from 0.1 to 10', _augmentation, FLIPS, 'T')
+
+
+def create_parser(prog: str = 'rexnet validate') -> Parser:
+    """The parser of `rexnet validate`."""
+    parser = Parser(
+        prog, 'Measure a trained model on a split of the data.', usage='%(prog)s [DIR] --checkpoint RUN [options]',
+        synonyms={'model': 'checkpoint', 'weights': 'checkpoint', 'batch': 'batch_size', 'num_workers': 'workers',
+                  'gpu': 'device', 'output': 'results_dir'})
+    add = parser.group('data')
+    add('data', nargs='?', metavar='DIR', help='folder of the data; the same as --data-dir')
+    add('--data-dir', metavar='DIR', help='folder of the data')
+    add('--dataset', kind=one_of('', *SETS), default='', help='a built-in set', unset='a folder')
+    add('--synthetic-images', kind=COUNT, default=512,
+        help='training images of a built-in set, as in training; an eighth as many for validation and for test')
+    add('--seed', kind=INDEX, default=42, help='of a built-in set, as in training')
+    add('--split', default='test', help='part that is measured')
+    add('-b', '--batch-size', kind=COUNT, default=8, help='images of one size at once in each process')
+    add('-j', '--workers', kind=INDEX, default=min(4, os.cpu_count() or 1), help='loading processes of each process')
+    add = parser.group('model')
+    add('--checkpoint', required=True, metavar='RUN',
+        help='folder of a run, a checkpoint, a folder of save_pretrained, an exported file, or hf-hub:USER/NAME')
+    add('--device', help='cpu, cuda, cuda:1, mps', unset='the best there is')
+    add('--amp', kind=bool, help='mixed precision')
+    add('--tile', kind=number(int, at_least=32), nargs='+', metavar='N',
+        help='side, or height and width, of a sliding window', unset='the whole image')
+    add('--overlap', kind=number(float, at_least=0, below=1), default=0.25,
+        help='share of a tile that the next one covers too')
+    add('--tta', kind=AUGMENTATION, nargs='+',
+        help='flips (h, v, hv) and zooms (such as 0.75 1.25) whose answers are averaged with that of the image')
+    add('--scales', kind=bool, help='measure each scale of a multi-scale U-Net too')
+    add = parser.group('results')
+    add('--results-dir', metavar='DIR', help='folder for results.json, per_image.csv and pictures',
+        unset='validate-SPLIT in the folder of the run')
+    add('--results-file', default='', metavar='FILE', help='file for a row of the scores, and one for each scale')
+    add('--results-format', kind=one_of('csv', 'json'), help='form of it', unset='by the ending of the name, or csv')
+    add('--worst', kind=COUNT, default=8, help='images on the sheet of the worst ones')
+    return parser
+
+
+def _check_together(args: argparse.Namespace) -> None:
+    """Rules that need more than one value."""
+    if args.data is not None and args.data_dir is not None \
+            and os.path.abspath(args.data) != os.path.abspath(args.data_dir):
+        raise UsageError(f'The folder of the data is given twice: {args.data!r} and --data-dir {args.data_dir!r}.')
+    folder = args.data if args.data is not None else args.data_dir
+    if bool(args.dataset) == (folder is not None):
+        found = f'got {folder!r} and --dataset {args.dataset}' if folder is not None else 'got neither'
+        raise UsageError(f'A folder of data is needed, or --dataset {" or ".join(SETS)}, {found}.')
+    if args.dataset and args.split not in PARTS:
+        raise UsageError(f'--split of --dataset {args.dataset} must be one of {", ".join(PARTS)}, got {args.split!r}.')
+    if args.tile is not None and len(args.tile) > 2:
+        raise UsageError(f'--tile must be one side, or height and width, got {" ".join(map(str, args.tile))}.')
+    if args.results_file:
+        folder = os.path.dirname(os.path.abspath(args.results_file))
+        if not os.path.isdir(folder):  # before the work, which would be lost
+            raise UsageError(f'There is no folder {folder!r} for --results-file: create it first.')
+
+
+def _check_task(args: argparse.Namespace, model: Any, description: DataDescription) -> None:
+    """Refuse options that the model's task does not have."""
+    options = (('--tile', args.tile), ('--tta', args.tta), ('--scales', args.scales))
+    given = ', '.join(flag for flag, value in options if value)
+    if given and description.task != 'segmentation':
+        raise ValueError(
+            f'{given} is for segmentation, and the model of --checkpoint {args.checkpoint} is for {description.task}: '
+            'leave it out.')
+    if args.scales and len(getattr(model, 'scales', ())) < 2:
+        raise ValueError(
+            f'--scales needs a multi-scale U-Net with several scales, and the model of --checkpoint {args.checkpoint} '
+            'has one: leave it out.')
+
+
+def _built_in(args: argparse.Namespace, model: Any, description: DataDescription) -> Dataset:
+    """The part of a built-in set, as `rexnet train` makes it."""
+    if description.task != SETS[args.dataset]:
+        raise ValueError(
+            f'--dataset {args.dataset} is for {SETS[args.dataset]}, and the model of --checkpoint {args.checkpoint} is '
+            f'for {description.task}: pass data of that.')
+    more, share = PARTS[args.split]
+    length, seed = max(1, args.synthetic_images // share), args.seed + more
+    if description.task == 'depth':
+        return SyntheticDepth(length, tuple(description.input_size or (96, 128)), seed)
+    return SyntheticShapes(length, num_classes=min(6, num_classes_of(model, description)), seed=seed)
+
+
+def _results_dir(args: argparse.Namespace) -> str:
+    source = args.checkpoint
+    if source.startswith('hf-hub:'):
+        folder = safe_model_name(source.removeprefix('hf-hub:'))
+    else:
+        folder = source if os.path.isdir(source) else os.path.dirname(source)
+    return args.results_dir or os.path.join(folder, f'validate-{safe_model_name(args.split)}')
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Validate as the arguments say; returns the results of `evaluate`.
+
+    Raises:
+        FileNotFoundError: No such checkpoint.
+        ValueError: Data or options that do not fit the model.
+    """
+    _check_together(args)
+    process = start_process(args.device)
+    model = load_model(args.checkpoint, process.device)
+    description = description_of(model)
+    _check_task(args, model, description)
+    data = _built_in(args, model, description) if args.dataset else args.data if args.data is not None \
+        else args.data_dir
+    words = args.tta or ()
+    zooms = [word for word in words if isinstance(word, float) and word != 1]
+    results = evaluate(
+        model, data, args.split, batch_size=args.batch_size, workers=args.workers, amp=args.amp,
+        tile=None if args.tile is None else (args.tile[0], args.tile[-1]), overlap=args.overlap,
+        flips=tuple(word for word in words if isinstance(word, str)), zooms=(1., *zooms), scales=args.scales,
+        results_dir=_results_dir(args), num_worst=args.worst)
+    if process.primary:
+        if args.results_file:
+            write_rows(args.results_file, _rows(args, model, results), args.results_format)
+        print(table(results))
+        print(f'Results in {_results_dir(args)}')
+    if process.distributed:
+        torch.distributed.barrier()  # the primary process is still writing; older releases hang if a peer is gone then
+    return results
+
+
+def _rows(args: argparse.Namespace, model: Any, results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row of the scores, and one for each scale."""
+    parameters = sum(parameter.numel() for parameter in model.parameters()) if hasattr(model, 'parameters') else 0
+    first = {'model': args.checkpoint, 'param_count': round(parameters / 1e6, 2)}
+    rows = [{**first, **summary_row(results)}]
+    for scale, scores in results.get('scales', {}).items():
+        rows.append({**rows[0], 'scale': scale, **summary_row(scores)})
+    return rows
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """The results in a few lines."""
+    lines = [f'{results["task"]}, split {results["split"]}: {results["images"]} images']
+    for key, title in TITLES.items():
+        if key in results:
+            lines.append(f'{title:<18} {_shown(results[key], key not in IN_UNITS)}')
+    if 'classes' in results:
+        width = max(5, *(len(name) for name in results['classes']))
+        columns = ('iou', 'dice', 'precision', 'recall', 'boundary_iou')
+        lines.append(f'\n{"class":<{width}} {"IoU":>7} {"Dice":>7} {"prec.":>7} {"recall":>7} {"b. IoU":>7}')
+        for name, scores in results['classes'].items():
+            lines.append(f'{name:<{width}} ' + ' '.join(_shown(scores[key]) for key in columns))
+    if 'scales' in results:
+        lines.append(f'\n{"scale":<6} {"mIoU":>7} {"b. IoU":>7} {"pixels":>7}')
+        for scale, scores in results['scales'].items():
+            values = (scores[key] for key in ('miou', 'mboundary_iou', 'pixel_acc'))
+            lines.append(f'{scale:<6} ' + ' '.join(map(_shown, values)))
+    return '\n'.join(lines)
+
+
+def _shown(value: float, in_percent: bool = True) -> str:
+    return f'{"-":>7}' if value != value else f'{value:7.2f}' if in_percent else f'{value:7.4f}'
+
+
+def main(argv: Sequence[str] | None = None, prog: str = 'rexnet validate') -> int:
+    """Validate from a command line; returns the exit status. Mistakes of the user end with one line."""
+    parser = create_parser(prog)
+
+    def command() -> None:
+        try:
+            run(parser.parse_args(argv))
+        finally:
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
+
+    return report_errors(prog, command, {'batch_size': '--batch-size', 'flips': '--tta', 'zooms': '--tta'})

@@ -1,0 +1,262 @@
+"""How a network is run in a validation: from samples of one padded size to what the scores of its task take."""
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from PIL import Image
+
+from ..data import DataDescription
+from ..disparity import disparity_to_depth
+from ..grid import enlarge
+from .pictures import colorize, colorize_depth, error_map, to_picture
+from .samples import num_classes_of
+from .scores import ClassScores, DepthScores, Scores, SegmentationScores
+
+__all__ = ['FINEST', 'RUNNERS', 'Runner', 'Size']
+
+MIN_SIZE = 32  # networks take nothing smaller
+FINEST = None  # the key of the model's own output beside those of its scales
+
+Size = tuple[int, int]
+
+
+class Runner:
+    """What the tasks share: from samples of one padded size to what the scores take.
+
+    Args:
+        model: The network, in evaluation mode.
+        description: What it knows of its data.
+        amp: Whether it computes in mixed precision.
+        keys: `FINEST`, and scales.
+        options: Those of `infer`, None to run the network as it is.
+    """
+
+    titles: Sequence[str]
+
+    def __init__(
+            self,
+            model: nn.Module,
+            description: DataDescription,
+            amp: bool,
+            keys: Sequence[int | None],
+            options: dict[str, Any] | None,
+    ) -> None:
+        self.model, self.description, self.amp, self.keys, self.options = model, description, amp, keys, options
+        parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+        self.device = torch.device('cpu') if parameter is None else parameter.device
+        needs_multiple = getattr(model, 'requires_divisible_input_shape', False)
+        self.divisor = model.encoder.output_stride if needs_multiple else 1
+
+    def scores(self) -> Scores:
+        """Empty scores."""
+        raise NotImplementedError
+
+    def run(self, batch: Sequence[tuple[int, torch.Tensor, Any]]) -> Iterator[tuple[int, Any, dict[int | None, tuple]]]:
+        """Number, target and what the scores take by key, of each sample."""
+        raise NotImplementedError
+
+    def tiles(self, image: Any, target: Any, output: tuple) -> list[Image.Image]:
+        """The pictures of an image on the sheet, one for each of the titles."""
+        raise NotImplementedError
+
+    def caption(self, row: dict[str, Any]) -> str:
+        """What stands above them."""
+        raise NotImplementedError
+
+    def facts(self) -> dict[str, Any]:
+        """What the results tell of the model."""
+        return {}
+
+    def legend(self) -> tuple[Any, ...]:
+        """Names and colours of the classes, where the sheet shows them."""
+        return ()
+
+    def padded(self, size: Size) -> Size:
+        """What an image of a size is padded to."""
+        height, width = (-(-max(side, MIN_SIZE) // self.divisor) * self.divisor for side in size)
+        return height, width
+
+    def stack(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
+        """A batch of images of one padded size, padded with the mean colour."""
+        size = self.padded(tuple(images[0].shape[-2:]))
+        fill = [0.] * len(images[0])
+        if images[0].dtype == torch.uint8:
+            low, high = self.description.value_range
+            fill = [round(255 * (value - low) / (high - low)) for value in self.description.mean]
+        batch = torch.stack([
+            torch.stack([
+                F.pad(plane, (0, size[1] - image.shape[-1], 0, size[0] - image.shape[-2]), value=value)
+                for plane, value in zip(image, fill, strict=True)])
+            for image in images])
+        return batch.to(self.device)
+
+    def autocast(self) -> torch.autocast:
+        """float16, or bfloat16 on a CPU, where mixed precision is asked for."""
+        return torch.autocast(self.device.type, enabled=self.amp)
+
+
+class _Segmentation(Runner):
+    titles = ('input', 'truth', 'prediction', 'errors')
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        number = num_classes_of(self.model, self.description)
+        self.class_names = list(self.description.class_names) or [f'class {index}' for index in range(number)]
+        if len(self.class_names) == 1:
+            self.class_names = ['background', *self.class_names]
+
+    def scores(self) -> SegmentationScores:
+        return SegmentationScores(self.class_names, self.description.ignore_index)
+
+    def facts(self) -> dict[str, Any]:
+        return {'class_names': self.class_names}
+
+    def padded(self, size: Size) -> Size:
+        return size if self.options else super().padded(size)  # `infer` pads by itself
+
+    def run(self, batch: Sequence[tuple[int, torch.Tensor, Any]]) -> Iterator[tuple[int, Any, dict[int | None, tuple]]]:
+        images = self.stack([image for _, image, _ in batch])
+        answers = self._inferred(images) if self.options else self._plain(images)
+        for place, (index, image, target) in enumerate(batch):
+            height, width = image.shape[-2:]
+            yield index, target.to(self.device), {
+                key: (prediction[place, :height, :width],
+                      None if probability is None else probability[place, :height, :width])
+                for key, (prediction, probability) in answers.items()}
+
+    def _plain(self, images: torch.Tensor) -> dict[int | None, tuple[torch.Tensor, torch.Tensor | None]]:
+        scales = [key for key in self.keys if key is not FINEST]
+        size = (images.shape[-2], images.shape[-1])
+        with self.autocast():
+            if not scales:
+                return {FINEST: self._decide(self.model(images))}
+            logits = {key: enlarge(value.float(), key, size)
+                      for key, value in self.model.forward_scales(images, scales).items()}
+        answers = {key: self._decide(value) for key, value in logits.items()}
+        return {FINEST: answers[min(answers)], **answers}
+
+    def _decide(self, output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Predicted classes (N, H, W) and their probabilities, of logits or of a map of classes."""
+        number = len(self.class_names)
+        if not output.is_floating_point():  # an exported network may choose the class itself
+            return output.long().reshape(len(output), *output.shape[-2:]), None
+        if output.shape[1] != number and (output.shape[1] != 1 or number != 2):
+            raise ValueError(
+                f'The model must have an output for each of its {number} classes, got {output.shape[1]}: its class '
+                'names are not those of the network.')
+        output = output.float()
+        if output.shape[1] == 1:
+            return (output[:, 0] > 0).long(), output[:, 0].abs().sigmoid()
+        return output.argmax(1), output.softmax(1).amax(1)
+
+    def _inferred(self, images: torch.Tensor) -> dict[int | None, tuple[torch.Tensor, torch.Tensor]]:
+        from .inference import infer  # only where tiles, flips or zooms are asked for
+        answers = {}
+        for key in self.keys:
+            network = self.model if key is FINEST else _AtScale(self.model, key)
+            with self.autocast():
+                probabilities = infer(network, images, **self.options)
+            answers[key] = probabilities.argmax(1), probabilities.amax(1)
+        return answers
+
+    def caption(self, row: dict[str, Any]) -> str:
+        return f'{row["image"]}    mIoU {row["miou"]:.1f}'
+
+    def legend(self) -> tuple[Any, ...]:
+        return self.class_names, self.description.palette(len(self.class_names))
+
+    def tiles(self, image: Any, target: Any, output: tuple) -> list[Image.Image]:
+        palette, ignored = self.description.palette(len(self.class_names)), self.description.ignore_index
+        prediction, target = output[0].cpu(), target.as_subclass(torch.Tensor).cpu().long()
+        shown = target if ignored is None else target.masked_fill(target == ignored, -1)  # which may be a class
+        return [_picture(image), colorize(shown, palette), colorize(prediction, palette),
+                error_map(prediction, target, ignored)]
+
+
+class _AtScale(nn.Module):
+    """A multi-scale U-Net that answers from one of its scales, enlarged to the size of the image."""
+
+    requires_divisible_input_shape = False
+
+    def __init__(self, model: nn.Module, scale: int) -> None:
+        super().__init__()
+        self.model, self.scale = model, scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = self.model.forward_scales(x, (self.scale,))[self.scale]
+        return enlarge(logits, self.scale, (x.shape[-2], x.shape[-1]))
+
+
+class _Depth(Runner):
+    titles = ('input', 'truth', 'prediction')
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.range = self.description.min_depth or 0.1, self.description.max_depth or 100.
+
+    def scores(self) -> DepthScores:
+        return DepthScores(*self.range)
+
+    def run(self, batch: Sequence[tuple[int, torch.Tensor, Any]]) -> Iterator[tuple[int, Any, dict[int | None, tuple]]]:
+        images = self.stack([image for _, image, _ in batch])
+        with self.autocast():
+            output = self.model(images)
+        scale = 0
+        if not isinstance(output, torch.Tensor):  # {('disp', scale): disparity}
+            scale = min(key[1] for key in output)
+            output = output['disp', scale]
+        depth = disparity_to_depth(enlarge(output.float(), scale, tuple(images.shape[-2:]))[:, 0], *self.range)
+        for place, (index, image, target) in enumerate(batch):
+            height, width = image.shape[-2:]
+            yield index, target.to(self.device), {FINEST: (depth[place, :height, :width],)}
+
+    def caption(self, row: dict[str, Any]) -> str:
+        return f'{row["image"]}    AbsRel {row["abs_rel"]:.3f}'
+
+    def tiles(self, image: Any, target: Any, output: tuple) -> list[Image.Image]:
+        target = target.as_subclass(torch.Tensor)
+        known = target[target > 0]
+        limits = (float(known.min()), float(known.max())) if known.numel() else self.range
+        return [_picture(image), colorize_depth(target, *limits), colorize_depth(output[0], *limits)]
+
+
+class _Classification(Runner):
+    titles = ('input',)
+
+    def scores(self) -> ClassScores:
+        return ClassScores(self.facts()['class_names'])
+
+    def facts(self) -> dict[str, Any]:
+        number = num_classes_of(self.model, self.description)
+        return {'class_names': list(self.description.class_names) or [f'class {index}' for index in range(number)]}
+
+    def padded(self, size: Size) -> Size:
+        return size
+
+    def run(self, batch: Sequence[tuple[int, torch.Tensor, Any]]) -> Iterator[tuple[int, Any, dict[int | None, tuple]]]:
+        with self.autocast():
+            logits = self.model(self.stack([image for _, image, _ in batch]))
+        probabilities = logits.float().softmax(1).cpu()
+        for place, (index, _, target) in enumerate(batch):
+            yield index, target, {FINEST: (probabilities[place],)}
+
+    def caption(self, row: dict[str, Any]) -> str:
+        return f'{row["image"]}    {row["class"]}, predicted {row["prediction"]} ({row["probability"]:.2f})'
+
+    def tiles(self, image: Any, target: Any, output: tuple) -> list[Image.Image]:
+        return [image.convert('RGB') if isinstance(image, Image.Image) else _picture(image)]
+
+
+RUNNERS = {'segmentation': _Segmentation, 'depth': _Depth, 'classification': _Classification}
+
+
+def _picture(image: torch.Tensor) -> Image.Image:
+    """A tensor as a picture; of one that comes normalised the range that it has."""
+    image = image.as_subclass(torch.Tensor)
+    if image.dtype != torch.uint8:
+        image = image.float()
+        low, high = image.aminmax()
+        image = ((image - low) / (high - low).clamp(min=1e-9) * 255).round().to(torch.uint8)
+    return to_picture(image)

@@ -1,0 +1,213 @@
+"""The samples that a model is validated on, prepared as it takes them, and checked against what it knows."""
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn as nn
+from timm.data import create_dataset, create_transform
+from torch.utils.data import Dataset
+
+from ..data import DataDescription, DatasetError, SegmentationFolder
+from ..data.transforms import ToNormalizedTensor
+from ..errors import first_lines
+
+__all__ = ['Samples', 'num_classes_of', 'samples_of']
+
+_TRAINING, _VALIDATION = ('train', 'training'), ('val', 'valid', 'validation', 'eval', 'evaluation')  # as in timm
+
+
+class Samples(Dataset):
+    """Samples `(index, image, target)` of a data set, with the image as the model takes it.
+
+    Attributes:
+        dataset: The data set, without the preparation.
+
+    Args:
+        dataset: Map-style, samples are (image, target).
+        prepare: From image and target to what the model takes, as plain tensors.
+    """
+
+    def __init__(self, dataset: Dataset, prepare: Callable[[Any, Any], tuple[torch.Tensor, Any]]) -> None:
+        self.dataset = dataset
+        self.prepare = prepare
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[int, torch.Tensor, Any]:
+        return index, *self.prepare(*self.dataset[index])
+
+    def name(self, index: int) -> str:
+        """What a sample is called: its file, where it has one, or its number."""
+        if hasattr(self.dataset, 'paths'):
+            return Path(self.dataset.paths(index)[0]).name
+        if hasattr(self.dataset, 'filename'):
+            return str(self.dataset.filename(index))
+        return str(index)
+
+    def sizes(self) -> list[tuple[int, int]] | None:
+        """Height and width of every sample, None where the data set does not tell."""
+        return self.dataset.sample_sizes() if hasattr(self.dataset, 'sample_sizes') else None
+
+
+def num_classes_of(model: nn.Module, description: DataDescription) -> int:
+    """Classes that a model tells apart; a binary mask has two.
+
+    Raises:
+        ValueError: Neither the model nor its description knows.
+    """
+    number = len(description.class_names) or getattr(model, 'num_classes', None) \
+        or (getattr(model, 'config', None) or {}).get('classes')
+    if not number:
+        raise ValueError(
+            'The number of classes must be known, and the model does not tell it: give it class names by '
+            'rexnet_timm.deployment.load.describe(model, DataDescription(class_names=...)).')
+    return max(2, int(number))
+
+
+def samples_of(model: nn.Module, description: DataDescription, data: Any, split: str) -> Samples:
+    """The samples of a folder or a data set, for the task of a model.
+
+    Args:
+        model: The model; one whose `takes_uint8` is true gets the pixels as they are.
+        description: What the model knows of its data.
+        data: Folder, as `rexnet train` takes it, or a map-style data set; see `evaluate`.
+        split: Part of the folder.
+
+    Raises:
+        ValueError: Data of another task or of other classes; a DatasetError names the folder.
+    """
+    is_folder = isinstance(data, (str, os.PathLike))
+    if is_folder and not os.path.isdir(data):
+        raise DatasetError(f'The data must be a folder: {os.fspath(data)} does not exist or is no folder.')
+    takes_uint8 = getattr(model, 'takes_uint8', False)
+    if description.task == 'classification':
+        dataset = _class_folder(description, os.fspath(data), split) if is_folder else data
+        _check_classes(description, num_classes_of(model, description), *_classes_of(dataset), 'The data set')
+        samples = Samples(dataset, _PrepareClass(description, takes_uint8))
+    elif description.task == 'depth':
+        if is_folder:
+            raise ValueError(
+                f'The model predicts depth, and a folder, {os.fspath(data)!r}, has none: pass as data a data set of '
+                'images and depths, such as SyntheticDepth.')
+        samples = Samples(data, _PrepareDense(description, takes_uint8, torch.float32))
+    else:
+        dataset = _mask_folder(model, description, data, split) if is_folder else data
+        if not is_folder:
+            _check_classes(description, num_classes_of(model, description), *_classes_of(dataset), 'The data set')
+        samples = Samples(dataset, _PrepareDense(description, takes_uint8, torch.int64))
+    if not len(samples):
+        raise DatasetError('A validation needs at least one image, and the data set is empty: add some.')
+    return samples
+
+
+class _PrepareDense:
+    """Image uint8 (C, H, W) to what the model takes; a float image passes as it is."""
+
+    def __init__(self, description: DataDescription, takes_uint8: bool, target_dtype: torch.dtype) -> None:
+        self.takes_uint8 = takes_uint8
+        self.target_dtype = target_dtype
+        low, high = description.value_range
+        self.normalize = ToNormalizedTensor(
+            [(value - low) / (high - low) for value in description.mean],
+            [value / (high - low) for value in description.std], target_dtype)
+
+    def __call__(self, image: Any, target: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        if not isinstance(image, torch.Tensor) or not isinstance(target, torch.Tensor):
+            raise ValueError(
+                'Samples must be tensors of an image (C, H, W) and its labels or depth (H, W), got '
+                f'{type(image).__name__} and {type(target).__name__}.')
+        if self.takes_uint8 and image.dtype != torch.uint8:
+            raise ValueError(f'The model takes uint8 images, got {image.dtype}: leave out the transform of the data.')
+        if image.dtype == torch.uint8 and not self.takes_uint8:
+            return self.normalize(image, target)
+        return image.as_subclass(torch.Tensor), target.as_subclass(torch.Tensor).to(self.target_dtype)
+
+
+class _PrepareClass:
+    """A picture of Pillow to what the model takes; a tensor passes as it is."""
+
+    def __init__(self, description: DataDescription, takes_uint8: bool) -> None:
+        size = (description.in_chans, *(description.input_size or (224, 224)))
+        low, high = description.value_range
+        self.takes_uint8 = takes_uint8
+        self.transform = create_transform(
+            size, is_training=False, interpolation=description.interpolation, crop_pct=description.crop_pct,
+            mean=[(value - low) / (high - low) for value in description.mean],
+            std=[value / (high - low) for value in description.std], use_prefetcher=takes_uint8)
+
+    def __call__(self, image: Any, target: Any) -> tuple[torch.Tensor, int]:
+        if not isinstance(image, torch.Tensor):
+            image = torch.as_tensor(self.transform(image))
+        return image, int(target)
+
+
+def _mask_folder(model: nn.Module, description: DataDescription, root: str | os.PathLike, split: str) -> Dataset:
+    number, root = num_classes_of(model, description), Path(root)
+    names = root / 'classes.txt'
+    if names.is_file():
+        lines = sum(bool(line.strip()) for line in names.read_text(encoding='utf-8-sig', errors='replace').splitlines())
+        if lines != number and not (number == 2 and lines == 1):
+            raise DatasetError(
+                f'The classes of the data must be those of the model: {names} has {lines} names, and the model has '
+                f'{number} classes; take the data that the model was trained for, or another model.')
+    dataset = SegmentationFolder(
+        root, split, 1 if number == 2 else number, description.ignore_index, description.in_chans)
+    if names.is_file():
+        _check_classes(description, number, dataset.class_names, number, str(names))
+    return dataset
+
+
+def _class_folder(description: DataDescription, root: str, split: str) -> Dataset:
+    # timm takes the whole folder where the part does not exist
+    synonyms = next((names for names in (_TRAINING, _VALIDATION) if split in names), (split,))
+    if not any(os.path.isdir(os.path.join(root, name)) for name in (split, *synonyms)):
+        present = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+        raise DatasetError(
+            f'There is no part {split!r} in {root}: it has the folders {", ".join(present[:8]) or "(none)"}; name one '
+            'of them.')
+    try:
+        return create_dataset('', root=root, split=split, input_img_mode='L' if description.in_chans == 1 else 'RGB')
+    except (RuntimeError, AssertionError) as error:
+        raise DatasetError(
+            f'The part {split!r} of {root} must be folders of images, one for each class: {first_lines(error, 1)}'
+        ) from error
+
+
+def _classes_of(dataset: Any) -> tuple[Sequence[str] | None, int | None]:
+    """Names and number of the classes of a data set, as far as it tells them."""
+    classes = getattr(getattr(dataset, 'reader', dataset), 'class_to_idx', None)
+    names = sorted(classes, key=classes.get) if classes else getattr(dataset, 'class_names', None)
+    number = getattr(dataset, 'num_classes', None) or (len(names) if names else None)
+    return names, number
+
+
+def _placeholders(number: int) -> tuple[list[str], ...]:
+    """Names that say nothing, where there were none."""
+    return [f'class {i}' for i in range(number)], [str(i) for i in range(number)], ['background', 'foreground']
+
+
+def _check_classes(
+        description: DataDescription,
+        number: int,
+        names: Sequence[str] | None,
+        number_of_data: int | None,
+        where: str,
+) -> None:
+    """Raise DatasetError where the classes of the data are not those of the model."""
+    remedy = 'take the data that the model was trained for, or another model'
+    if number_of_data is not None and max(2, number_of_data) != number:
+        raise DatasetError(
+            f'The classes of the data must be those of the model: {where} has {number_of_data}, and the model has '
+            f'{number}; {remedy}.')
+    own = list(description.class_names)
+    known = [list(found) for found in (own, names or ()) if found and list(found) not in _placeholders(number)]
+    if len(known) < 2 or len(known[0]) != len(known[1]) or known[0] == known[1]:
+        return
+    index = next(index for index, pair in enumerate(zip(*known, strict=True)) if pair[0] != pair[1])
+    order = ' in another order' if sorted(known[0]) == sorted(known[1]) else ''
+    raise DatasetError(
+        f'The classes of the data must be those of the model: {where} names them{order or " otherwise"}; class {index} '
+        f'is {known[1][index]!r} there and {known[0][index]!r} in the model; {remedy}.')
