@@ -1,7 +1,8 @@
 """Scores of a validation: sums over all images, a row for each image, exact over several processes.
 
-Each image is counted by itself. What is not a whole number is summed in the order of the data set, so that no result
-depends on the batches or on the number of processes. Rates are in percent, the calibration error too.
+Each image is counted by itself. What is not a whole number is summed in the order of the data set, so that the sums
+depend neither on the batches nor on the number of processes; only a network may round otherwise in another batch, which
+shows in the last digits of the calibration error. Rates are in percent, the calibration error too.
 """
 import math
 from collections.abc import Sequence

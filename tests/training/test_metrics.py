@@ -3,6 +3,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from running import ROOT
 
 from rexnet_timm.training.metrics import (
     BoundaryCounts,
@@ -192,6 +194,26 @@ def test_calibration_error_by_hand():
     # 0.5 is in the lower bin: |1/2 - 0.45| and |1/2 - 0.95|, each of half of the pixels
     assert sums.error() == pytest.approx(0.5 * 0.05 + 0.5 * 0.45)
     assert math.isnan(CalibrationSums().error())
+
+
+CAMVID = ROOT.parent / 'shared' / 'data' / 'camvid' / 'valannot'
+
+
+@pytest.mark.skipif(not CAMVID.is_dir(), reason='needs the CamVid masks of shared/data/camvid')
+def test_metrics_of_real_masks_agree_with_torchmetrics():
+    functional = pytest.importorskip('torchmetrics.functional.classification')
+    masks = [torch.from_numpy(np.array(Image.open(path))).long() for path in sorted(CAMVID.glob('*.png'))[:6]]
+    matrix, pairs = ConfusionMatrix(11, 11), []
+    for target, other in zip(masks, masks[1:] + masks[:1], strict=True):  # the next frame is a likely prediction
+        prediction = other.where(other != 11, 0)
+        matrix.update(prediction, target)
+        pairs.append((prediction[target != 11], target[target != 11]))
+    prediction, target = (torch.cat(part) for part in zip(*pairs, strict=True))
+    for name, values in (
+            ('jaccard_index', matrix.iou()), ('f1_score', matrix.dice()), ('precision', matrix.precision()),
+            ('recall', matrix.recall())):
+        expected = getattr(functional, f'multiclass_{name}')(prediction, target, num_classes=11, average='none')
+        torch.testing.assert_close(values.nan_to_num().float(), expected)  # 0 is its ratio without a pixel
 
 
 def test_metrics_agree_with_torchmetrics():
