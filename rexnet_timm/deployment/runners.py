@@ -47,6 +47,7 @@ class Runner:
         parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
         self.device = torch.device('cpu') if parameter is None else parameter.device
         needs_multiple = getattr(model, 'requires_divisible_input_shape', False)
+        self.fixed_size = getattr(model, 'size', None)  # of an exported network
         self.divisor = model.encoder.output_stride if needs_multiple else 1
 
     def scores(self) -> Scores:
@@ -74,7 +75,13 @@ class Runner:
         return ()
 
     def padded(self, size: Size) -> Size:
-        """What an image of a size is padded to."""
+        """What an image of a size is padded to. ValueError where the network takes only a smaller one."""
+        if self.fixed_size is not None:
+            if size[0] > self.fixed_size[0] or size[1] > self.fixed_size[1]:
+                raise ValueError(
+                    f'The network takes images of {self.fixed_size[0]} x {self.fixed_size[1]} only, got {size[0]} x '
+                    f'{size[1]} (height x width): validate it in tiles of that size, or export it for any size.')
+            return self.fixed_size
         height, width = (-(-max(side, MIN_SIZE) // self.divisor) * self.divisor for side in size)
         return height, width
 
@@ -233,7 +240,7 @@ class _Classification(Runner):
         return {'class_names': list(self.description.class_names) or [f'class {index}' for index in range(number)]}
 
     def padded(self, size: Size) -> Size:
-        return size
+        return size  # what the transform makes
 
     def run(self, batch: Sequence[tuple[int, torch.Tensor, Any]]) -> Iterator[tuple[int, Any, dict[int | None, tuple]]]:
         with self.autocast():

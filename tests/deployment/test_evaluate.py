@@ -223,6 +223,17 @@ def test_a_network_that_chooses_the_class_has_no_calibration(tmp_path):
     assert results['confusion'] == expected['confusion'] and math.isnan(results['ece'])
 
 
+def test_a_network_of_one_size_gets_padded_images(tmp_path):
+    model, root = Brightness(), folder(tmp_path)
+    expected = evaluate(model, root)
+    model.size, model.shapes = (48, 64), []
+    assert evaluate(model, root)['confusion'] == expected['confusion']
+    assert {shape[2:] for shape in model.shapes} == {(48, 64)}
+    model.size = (32, 64)
+    with pytest.raises(ValueError, match='takes images of 32 x 64 only, got 40 x 50'):
+        evaluate(model, root)
+
+
 def test_depth_is_measured_by_its_own_metrics(tmp_path):
     torch.manual_seed(0)
     model = describe(
