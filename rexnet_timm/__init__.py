@@ -1,6 +1,7 @@
 """ReXNetV1 and a multi-scale U-Net by name in timm and segmentation_models_pytorch; importing registers them."""
 from .deployment.evaluate import evaluate
 from .deployment.load import load_model
+from .deployment.predict import Predictor, predict
 from .disparity import disparity_to_depth
 from .models.any_encoder import create_encoder
 from .models.card import create_model_card
@@ -19,6 +20,7 @@ __all__ = [
     'DepthTask',
     'MultiScaleLoss',
     'MultiScaleUnet',
+    'Predictor',
     'ReXDepth',
     'ReXNetV1',
     'ReXNetV1Encoder',
@@ -33,5 +35,6 @@ __all__ = [
     'get_preprocessing_params',
     'load_encoder_weights',
     'load_model',
+    'predict',
     'set_lean',
 ]

@@ -14,6 +14,7 @@ __all__ = ['main']
 COMMANDS = {
     'train': 'train a model of classes, masks or depth',
     'validate': 'measure a trained model on a split of the data',
+    'predict': 'predict images: masks, depth or classes',
     'convert': "convert weights of ReXNetV1 between NAVER's layout and timm's",
 }
 

@@ -142,6 +142,13 @@ def read_header(path: Path, kind: str) -> Header:
     return header
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """A picture as displayed, its EXIF orientation applied; decodes it."""
+    image.load()
+    method = _UPRIGHT.get(_orientation(image, decoded=True))  # of a TIFF, Pillow has done it and taken the tag away
+    return image if method is None else image.transpose(method)
+
+
 def decode(path: Path, kind: str) -> tuple[Image.Image, Header]:
     """Decode a whole file now, so that a truncated one fails here, where its name is known.
 
@@ -157,11 +164,9 @@ def decode(path: Path, kind: str) -> tuple[Image.Image, Header]:
     """
     with _open(path, kind) as image:
         pages, header = _num_pages(image), _header(image, path)
-        image.load()
-        method = _UPRIGHT.get(_orientation(image, decoded=True))  # of a TIFF, Pillow has done it and taken the tag away
-        upright = image if method is None else image.transpose(method)
+        shown = upright(image)
     _check_pages(pages, path, kind)
-    return upright, header
+    return shown, header
 
 
 def check_image_header(path: Path, header: Header, in_chans: int) -> None:
@@ -178,6 +183,14 @@ def check_image_header(path: Path, header: Header, in_chans: int) -> None:
         raise DatasetError(
             f'in_chans 4 needs four independent channels: the colours in {path} are stored multiplied by the fourth '
             '(associated alpha); pass in_chans=3, or store the fourth channel as unassociated alpha.')
+
+
+def convert(image: Image.Image, in_chans: int) -> Image.Image:
+    """A picture of 8 bits a channel with 1 (grey), 3 (RGB) or 4 (RGBA) channels. ValueError where Pillow cannot."""
+    # Pillow converts LAB only to RGB, and would warn of a palette's transparency that is left out.
+    between = {'LAB': 'RGB', 'P': 'RGBA'}.get(image.mode)
+    image = image.convert(between) if between else image
+    return image.convert(IMAGE_MODES[in_chans])
 
 
 def read_image(path: Path, in_chans: int) -> tv_tensors.Image:
@@ -199,11 +212,8 @@ def read_image(path: Path, in_chans: int) -> tv_tensors.Image:
     """
     image, header = decode(path, 'image')
     check_image_header(path, header, in_chans)
-    # Pillow converts LAB only to RGB, and would warn of a palette's transparency that is left out.
-    between = {'LAB': 'RGB', 'P': 'RGBA'}.get(image.mode)
     try:
-        image = image.convert(between) if between else image
-        image = image.convert(IMAGE_MODES[in_chans])
+        image = convert(image, in_chans)
     except ValueError as error:
         raise DatasetError(
             f'Images must be grey or in colour: {path} has mode {header.mode}, which Pillow cannot convert ({error}); '

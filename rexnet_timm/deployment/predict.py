@@ -1,0 +1,318 @@
+"""Predictions of single images: any image in, and a mask, depth or scores of it out."""
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn as nn
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from timm.data import create_transform
+from torchvision.transforms.v2 import functional as F
+
+from ..data.description import DataDescription
+from ..data.images import IMAGE_MODES, convert, read_image, upright
+from ..disparity import disparity_to_depth
+from ..files import atomic_path
+from .inference import FLIPS, check_views, class_probabilities, disparities, infer_bands, normalize
+from .load import description_of
+
+__all__ = ['Prediction', 'Predictor', 'predict', 'read_any']
+
+MAX_COLORS = 1024  # of `palette`
+MILLIMETRES = 1000
+DEPTH_RANGE = (0.1, 100.)  # metres, of `disparity_to_depth`, where the model does not say
+# From far to near, as even steps of brightness
+_DEPTH_COLORS = np.array(
+    [(12, 8, 40), (62, 18, 112), (138, 36, 128), (212, 66, 98), (250, 136, 86), (252, 214, 142), (252, 252, 210)])
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a model says of one image of height H and width W. Of a task, the attributes of the others are None.
+
+    Attributes:
+        image: uint8 (channels, H, W) on the CPU, the image as displayed.
+        description: What the model knows of its data.
+        num_classes: K, the number of classes; of a binary mask 2, background and foreground.
+        mask: Segmentation: (H, W) class of each pixel, uint8; above 256 classes uint16, above 65536 int64.
+        probabilities: Segmentation: float32 (K, H, W), unless they were not to be kept.
+        depth: Depth: float32 (H, W) in metres.
+        scores: Classification: float32 (K,) probability of each class.
+    """
+    image: torch.Tensor
+    description: DataDescription
+    num_classes: int = 0
+    mask: np.ndarray | None = None
+    probabilities: np.ndarray | None = None
+    depth: np.ndarray | None = None
+    scores: np.ndarray | None = None
+
+    def class_name(self, index: int) -> str:
+        """The name of a class, or its number where there are no names."""
+        names = self.description.class_names
+        return names[index] if len(names) == self.num_classes else str(index)
+
+    def top(self, number: int = 5) -> list[tuple[str, float]]:
+        """Names and scores of the classes with the highest scores, the highest first, for classification."""
+        if self.scores is None:
+            raise ValueError(f'top needs the scores of a classifier, got a prediction of {self.description.task}.')
+        order = np.argsort(-self.scores, kind='stable')[:number]
+        return [(self.class_name(int(index)), float(self.scores[index])) for index in order]
+
+    def overlay(self, alpha: float = 0.5) -> Image.Image:
+        """The image, painted over with the colours of its classes, or of its depth, near ones light.
+
+        Args:
+            alpha: Share of the colours, 0 (only the image) to 1 (only colours).
+
+        Returns:
+            RGB picture of the size of the image.
+        """
+        if not 0 <= alpha <= 1:
+            raise ValueError(f'alpha must be from 0 to 1, got {alpha}.')
+        if self.mask is not None:
+            colors = self.description.palette(min(self.num_classes, MAX_COLORS))
+            colors = colors[self.mask % len(colors)]
+        elif self.depth is not None:
+            colors = _paint_depth(self.depth)
+        else:
+            raise ValueError('overlay needs a mask or depth, and a classifier gives neither: take scores or top().')
+        image = self.image if self.image.shape[0] in (3, 4) else self.image[:1].expand(3, -1, -1)
+        picture = Image.fromarray(image[:3].permute(1, 2, 0).contiguous().numpy())
+        return Image.blend(picture, Image.fromarray(colors), alpha)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the prediction, whole or not at all, in the format that the ending of the name tells.
+
+        * Segmentation: `.png` has the classes as an index image with their colours, of 8 bits, or of 16 bits and
+          without colours above 256 classes; `.npy` has the probabilities, float32 (K, H, W).
+        * Depth: `.png` has whole millimetres in 16 bits, in which 65535 is 65.535 m and everything beyond; `.tif` and
+          `.tiff` have metres in float32, and `.npy` has them too.
+        * Classification: `.csv` has a class and its score in each line, the highest first; `.npy` has the scores.
+
+        Raises:
+            FileNotFoundError: The folder does not exist.
+            ValueError: Another ending, or something that was not kept or does not fit the format.
+        """
+        ending = Path(path).suffix.lower()
+        endings = {
+            'segmentation': ('.png', '.npy'), 'depth': ('.png', '.tif', '.tiff', '.npy'),
+            'classification': ('.csv', '.npy')}[self.description.task]
+        if ending not in endings:
+            raise ValueError(
+                f'A prediction of {self.description.task} is written to a file that ends in {", ".join(endings)}, got '
+                f'{os.fspath(path)!r}.')
+        if ending == '.npy':
+            values = next((x for x in (self.probabilities, self.depth, self.scores) if x is not None), None)
+            if values is None:
+                raise ValueError('The probabilities were not kept: predict with keep_probabilities=True.')
+            with atomic_path(path) as part:
+                np.save(part, values)
+        elif ending == '.csv':
+            with atomic_path(path) as part, open(part, 'w', newline='', encoding='utf-8') as file:
+                csv.writer(file).writerows([('class', 'score'), *self.top(self.num_classes)])
+        else:
+            picture, options = self._picture(ending)
+            with atomic_path(path) as part:
+                picture.save(part, **options)
+
+    def _picture(self, ending: str) -> tuple[Image.Image, dict[str, Any]]:
+        """The picture of a mask or depth, and options of Pillow to save it."""
+        if self.depth is not None:
+            if ending != '.png':
+                return Image.fromarray(self.depth), {'description': 'depth in metres'}
+            info = PngInfo()
+            info.add_text('Description', 'depth in millimetres')
+            limits = np.iinfo(np.uint16)
+            pixels = np.rint(self.depth.astype(np.float64) * MILLIMETRES).clip(limits.min, limits.max)
+            return Image.fromarray(pixels.astype(np.uint16)), {'pnginfo': info}
+        if self.mask.dtype == np.int64:
+            raise ValueError(
+                f'A mask in PNG has at most 65536 classes, got {self.num_classes}: save the array mask itself.')
+        picture = Image.fromarray(self.mask)
+        if self.mask.dtype == np.uint8:
+            picture.putpalette(self.description.palette(self.num_classes).tobytes())
+        return picture, {}
+
+
+class Predictor:
+    """Predicts single images with a trained model.
+
+    Images are given to the model as in training: with its mean, standard deviation, range of values and channels, at
+    their own size for masks and depth, and resized and cropped by timm's rule for classes.
+
+    Args:
+        model: A network of `load_model`, or any other of which `description_of` finds what it needs. It is set to
+            evaluation mode.
+        tile: Height and width of the largest window that is run at once, or one number for both; None runs the whole
+            image. Not for classification.
+        overlap: Share of a window that it has in common with the next.
+        flips: Mirrored copies whose mean is taken with the image: 'h', 'v', 'hv'; for depth only 'h'.
+        zooms: Factors of the size at which masks are predicted, of which the mean is taken.
+        device: Device to move the model to; None leaves it where it is.
+        keep_probabilities: Whether predictions have the probabilities of masks, which take four bytes a pixel and
+            class. Without them, huge images need little more memory than one row of tiles.
+
+    Raises:
+        ValueError: An argument out of range, or one that the model's task does not have.
+    """
+
+    def __init__(
+            self,
+            model: nn.Module,
+            tile: int | tuple[int, int] | None = None,
+            overlap: float = 0.25,
+            flips: Sequence[str] = (),
+            zooms: Sequence[float] = (1.,),
+            device: str | torch.device | None = None,
+            keep_probabilities: bool = True,
+    ) -> None:
+        self.description = description_of(model)
+        self.task = self.description.task
+        check_views(tile, overlap, flips, zooms)
+        if self.task == 'classification' and tile is not None:
+            raise ValueError(f'tile is for masks and depth, and a classifier sees a whole image, got {tile}: leave it '
+                             'out.')
+        if self.task != 'segmentation' and tuple(zooms) != (1.,):
+            raise ValueError(f'zooms are for masks, and this is a model of {self.task}, got {tuple(zooms)}: leave them '
+                             'out.')
+        if self.task == 'depth' and not set(flips) <= {'h'}:
+            raise ValueError(f"flips may only be 'h' for depth, which depends on which way is down, got {flips!r}.")
+        self.model = model
+        if device is not None:
+            self.model = model.to(device)
+        if getattr(self.model, 'training', False):
+            self.model.eval()
+        if device is None:
+            parameter = next(iter(model.parameters()), None) if hasattr(model, 'parameters') else None
+            device = 'cpu' if parameter is None else parameter.device
+        self.device = torch.device(device)
+        self.views = dict(tile=tile, overlap=overlap, flips=tuple(flips), zooms=tuple(zooms))
+        self.keep_probabilities = keep_probabilities
+        self.transform = None
+        if self.task == 'classification':
+            size = self.description.input_size or _own_size(model)
+            self.transform = create_transform(
+                (self.description.in_chans, *size), use_prefetcher=True,  # which leaves the values to `_prepare`
+                interpolation=self.description.interpolation, crop_pct=self.description.crop_pct)
+
+    def __call__(self, image: str | os.PathLike | Image.Image | np.ndarray | torch.Tensor) -> Prediction:
+        """Predict one image.
+
+        Args:
+            image: A path, a PIL image, uint8 array (H, W) or (H, W, channels), or uint8 tensor (channels, H, W); see
+                :func:`read_any`.
+
+        Raises:
+            DatasetError: A file that cannot be used.
+            ValueError: An image that the model does not take.
+        """
+        image = read_any(image, self.description.in_chans)
+        return getattr(self, f'_{self.task}')(image)
+
+    def _prepare(self, images: torch.Tensor) -> torch.Tensor:
+        images = images.to(self.device)
+        return images if getattr(self.model, 'takes_uint8', False) else normalize(images, self.description)
+
+    def _segmentation(self, image: torch.Tensor) -> Prediction:
+        masks, probabilities = [], []
+        for band in infer_bands(self.model, image[None], prepare=self._prepare, **self.views):
+            classes = band.shape[1]
+            dtype = np.uint8 if classes <= 2 ** 8 else np.uint16 if classes <= 2 ** 16 else np.int64
+            masks.append(band[0].argmax(0).cpu().numpy().astype(dtype))
+            if self.keep_probabilities:
+                probabilities.append(band[0].cpu().numpy())
+        return Prediction(
+            image, self.description, classes, mask=np.concatenate(masks),
+            probabilities=np.concatenate(probabilities, axis=1) if probabilities else None)
+
+    def _depth(self, image: torch.Tensor) -> Prediction:
+        bands = infer_bands(self.model, image[None], disparities, self._prepare, **self.views)
+        disparity = torch.cat([band[0, 0].cpu() for band in bands])
+        nearest, farthest = (
+            default if value is None else value for value, default in
+            zip((self.description.min_depth, self.description.max_depth), DEPTH_RANGE, strict=True))
+        return Prediction(image, self.description, depth=disparity_to_depth(disparity, nearest, farthest).numpy())
+
+    @torch.no_grad()
+    def _classification(self, image: torch.Tensor) -> Prediction:
+        crop = self._prepare(torch.as_tensor(self.transform(F.to_pil_image(image)))[None])
+        copies = [crop, *(crop.flip(FLIPS[flip]) for flip in self.views['flips'])]
+        logits = self.model(torch.cat(copies))
+        if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+            raise ValueError('The model must return logits (N, classes) of images: it is no classifier.')
+        scores = class_probabilities(logits[..., None, None], (1, 1)).mean(0).flatten().cpu().numpy()
+        return Prediction(image, self.description, len(scores), scores=scores)
+
+
+def predict(model: nn.Module, image: str | os.PathLike | Image.Image | np.ndarray | torch.Tensor) -> Prediction:
+    """Predict one image with a model of `load_model`; several images, and large ones, are for `Predictor`."""
+    return Predictor(model)(image)
+
+
+def read_any(image: str | os.PathLike | Image.Image | np.ndarray | torch.Tensor, in_chans: int) -> torch.Tensor:
+    """An image in any form as a uint8 tensor (in_chans, H, W) on the CPU, as displayed.
+
+    Grey becomes RGB and the other way round, and alpha is left out, as `data.images.read_image` does for files.
+
+    Args:
+        image: A path; a PIL image, whose EXIF orientation is applied; an array (H, W) or (H, W, channels); or a tensor
+            (channels, H, W). Arrays and tensors are uint8, in the order RGB.
+        in_chans: Channels that are asked for.
+
+    Raises:
+        DatasetError: A file that cannot be used.
+        ValueError: Another dtype or shape, or channels that cannot be converted.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        if in_chans not in IMAGE_MODES:
+            raise ValueError(f'Image files have 1, 3 or 4 channels, and the model takes {in_chans}: pass an array '
+                             f'(H, W, {in_chans}).')
+        return read_image(Path(image), in_chans).as_subclass(torch.Tensor)
+    if isinstance(image, Image.Image):
+        return _from_pil(upright(image), in_chans)
+    if isinstance(image, np.ndarray):
+        form, pixels = 'array (H, W) or (H, W, channels)', image[..., None] if image.ndim == 2 else image
+        pixels = torch.from_numpy(np.array(pixels)).movedim(-1, 0) if pixels.dtype == np.uint8 else None
+    elif isinstance(image, torch.Tensor):
+        form, pixels = 'tensor (channels, H, W)', image.detach().cpu() if image.dtype == torch.uint8 else None
+    else:
+        raise ValueError(f'An image is a path, a PIL image, an array or a tensor, got {type(image).__name__}.')
+    if pixels is None or pixels.ndim != 3 or 0 in pixels.shape:
+        raise ValueError(f'An image must be a uint8 {form}, got {image.dtype} of the shape {tuple(image.shape)}.')
+    pixels = pixels.as_subclass(torch.Tensor).contiguous()
+    if pixels.shape[0] == in_chans:
+        return pixels
+    if pixels.shape[0] not in IMAGE_MODES or in_chans not in IMAGE_MODES:
+        raise ValueError(f'The model takes {in_chans} channels, got an image with {pixels.shape[0]}.')
+    return _from_pil(F.to_pil_image(pixels), in_chans)
+
+
+def _from_pil(image: Image.Image, in_chans: int) -> torch.Tensor:
+    if image.mode in ('I', 'F') or image.mode.startswith('I;'):
+        raise ValueError(
+            f'Images must have 8 bits a channel, got one of mode {image.mode}: convert it by the range of its values.')
+    if in_chans not in IMAGE_MODES or (in_chans == 4 and image.mode != 'RGBA'):
+        raise ValueError(f'The model takes {in_chans} channels, got an image of mode {image.mode}.')
+    return F.pil_to_tensor(convert(image, in_chans))
+
+
+def _own_size(model: nn.Module) -> tuple[int, int]:
+    """Height and width of the images of a timm model that says no more of its data."""
+    config = getattr(model, 'pretrained_cfg', None) or {}
+    return tuple(config.get('input_size') or (3, 224, 224))[1:]
+
+
+def _paint_depth(depth: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3) colours of depth (H, W): by its inverse, from the farthest to the nearest of the image."""
+    inverse = 1 / depth
+    low, high = inverse.min(), inverse.max()
+    place = (inverse - low) / max(high - low, np.finfo(np.float32).tiny)
+    steps = np.linspace(0, 1, len(_DEPTH_COLORS))
+    channels = [np.interp(place, steps, _DEPTH_COLORS[:, channel]) for channel in range(3)]
+    return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)

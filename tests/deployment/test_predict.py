@@ -1,0 +1,251 @@
+"""`Predictor` on networks whose results are known, and on trained ones."""
+import csv
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import ExifTags, Image
+from torch import nn
+from trained import trained_run
+
+import rexnet_timm
+from rexnet_timm.data.description import DataDescription
+from rexnet_timm.deployment.load import describe, load_model
+from rexnet_timm.deployment.predict import Prediction, Predictor, predict, read_any
+
+COLORS = ((10, 20, 30), (200, 0, 0), (0, 0, 200))
+
+
+class Brightest(nn.Module):
+    """Its classes are the channels: of each pixel the largest one."""
+    num_classes = 3
+
+    def forward(self, x):
+        return x
+
+
+def brightest(**description) -> nn.Module:
+    return describe(Brightest(), DataDescription(
+        **{'class_names': ('red', 'green', 'blue'), 'colors': COLORS, 'mean': (0.,), 'std': (0.1,), **description}))
+
+
+PIXELS = np.array([[[9, 0, 0], [0, 9, 0], [0, 0, 9]], [[90, 91, 5], [5, 6, 7], [255, 0, 254]]], dtype=np.uint8)
+MASK = [[0, 1, 2], [1, 2, 0]]
+
+
+@pytest.mark.parametrize('make', [
+    lambda path: PIXELS, lambda path: Image.fromarray(PIXELS), lambda path: torch.from_numpy(PIXELS).permute(2, 0, 1),
+    lambda path: path, str], ids=['array', 'pil', 'tensor', 'path', 'str'])
+def test_a_mask_by_hand(make, tmp_path):
+    path = tmp_path / 'a.png'
+    Image.fromarray(PIXELS).save(path)
+    result = predict(brightest(), make(path))
+    assert result.mask.dtype == np.uint8 and result.mask.tolist() == MASK
+    expected = (torch.from_numpy(PIXELS).float() / 255 / 0.1).softmax(-1).permute(2, 0, 1).numpy()
+    assert result.probabilities.dtype == np.float32
+    np.testing.assert_allclose(result.probabilities, expected, rtol=1e-5)
+    assert result.depth is None and result.scores is None
+
+
+def test_mean_std_and_range_are_those_of_the_data():
+    class Seen(Brightest):
+        def forward(self, x):
+            self.seen = x
+            return x
+
+    model = describe(Seen(), DataDescription(mean=(0.1, 0.2, 0.3), std=(1., 2., 4.), value_range=(-1., 1.)))
+    predict(model, np.full((40, 40, 3), 51, np.uint8))
+    torch.testing.assert_close(model.seen[0, :, 5, 5], torch.tensor([-0.7, -0.4, -0.225]))
+
+
+def test_a_model_that_takes_uint8_gets_it():
+    class Exported:
+        description = DataDescription(mean=(0.,), std=(1.,))
+        takes_uint8 = True
+
+        def __call__(self, x):
+            assert x.dtype == torch.uint8
+            return x.float()
+
+    assert predict(Exported(), PIXELS).mask.tolist() == MASK
+
+
+def test_one_logit_is_a_binary_mask():
+    class Red(nn.Module):
+        num_classes = 1
+
+        def forward(self, x):
+            return x[:, :1]
+
+    model = describe(Red(), DataDescription(mean=(0.5,), std=(1.,)))
+    pixels = np.array([[[127, 255, 255], [128, 0, 0]]], dtype=np.uint8)  # just below and above the mean
+    assert predict(model, pixels).mask.tolist() == [[0, 1]]
+
+
+def test_images_as_displayed(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # to be turned by a quarter clockwise
+    Image.fromarray(PIXELS).save(tmp_path / 'a.png', exif=exif)
+    expected = np.rot90(MASK, -1).tolist()
+    assert predict(brightest(), tmp_path / 'a.png').mask.tolist() == expected
+    with Image.open(tmp_path / 'a.png') as image:
+        assert predict(brightest(), image).mask.tolist() == expected
+
+
+@pytest.mark.parametrize('mode', ['1', 'L', 'LA', 'P', 'RGBA', 'CMYK'])
+def test_every_mode_is_read_as_a_file_of_it(mode, tmp_path):
+    image = Image.fromarray(PIXELS).convert(mode)
+    ending = 'tif' if mode == 'CMYK' else 'png'
+    image.save(tmp_path / f'a.{ending}')
+    for in_chans in (1, 3):
+        assert torch.equal(read_any(image, in_chans), read_any(tmp_path / f'a.{ending}', in_chans))
+    assert read_any(np.asarray(image.convert('L')), 3).shape == (3, 2, 3)
+
+
+@pytest.mark.parametrize('image, in_chans, text', [
+    (PIXELS.astype(np.float32), 3, 'uint8 array'), (PIXELS[:0], 3, 'uint8 array'), (torch.zeros(3, 4, 4), 3, 'uint8 t'),
+    (PIXELS, 4, 'takes 4 channels'), (PIXELS, 5, 'takes 5 channels'), (PIXELS[..., :2], 3, 'image with 2'),
+    ('a.png', 5, 'pass an array'), (None, 3, 'got NoneType'), (Image.new('I;16', (4, 4)), 3, '8 bits a channel')])
+def test_what_is_no_image_is_refused(image, in_chans, text):
+    with pytest.raises(ValueError, match=text):
+        read_any(image, in_chans)
+
+
+def test_five_channels_come_as_an_array():
+    pixels = np.zeros((4, 4, 5), np.uint8)
+    pixels[..., 4] = 9
+    model = brightest(in_chans=5, class_names=(), colors=())
+    assert predict(model, pixels).mask.tolist() == [[4] * 4] * 4
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1, 200), (70, 3), (150, 130)])
+def test_views_give_the_same_mask_of_any_size(size):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    model = brightest()
+    whole = predict(model, pixels)
+    chosen = np.take_along_axis(pixels, whole.mask[..., None], -1)[..., 0]
+    assert np.array_equal(chosen, pixels.max(-1))
+    tiled = Predictor(model, tile=64, flips=('h', 'v', 'hv'))(pixels)
+    assert tiled.mask.shape == size
+    np.testing.assert_allclose(tiled.probabilities, whole.probabilities, atol=1e-5)
+    assert np.array_equal(Predictor(model, tile=64, keep_probabilities=False)(pixels).mask, whole.mask)
+    assert Predictor(model, keep_probabilities=False)(pixels).probabilities is None
+
+
+def test_the_mask_is_written_with_its_palette(tmp_path):
+    predict(brightest(), PIXELS).save(tmp_path / 'a.png')
+    with Image.open(tmp_path / 'a.png') as image:
+        assert image.mode == 'P' and np.array(image).tolist() == MASK
+        assert np.array(image.convert('RGB')).tolist() == np.array(COLORS)[np.array(MASK)].tolist()
+    assert [path.name for path in tmp_path.iterdir()] == ['a.png']
+
+
+def test_a_mask_of_many_classes_has_16_bits(tmp_path):
+    class Many(nn.Module):
+        def forward(self, x):
+            return nn.functional.one_hot(x[:, 0].long(), 300).movedim(-1, 1).float()
+
+    model = describe(Many(), DataDescription(mean=(0.,), std=(1 / 299.5,)))
+    result = predict(model, np.array([[[0] * 3, [254] * 3]], dtype=np.uint8))
+    assert result.mask.dtype == np.uint16 and result.mask.tolist() == [[0, 298]]
+    result.save(tmp_path / 'a.png')
+    with Image.open(tmp_path / 'a.png') as image:
+        assert np.array(image).tolist() == [[0, 298]]
+    assert result.overlay().size == (2, 1)
+
+
+def test_probabilities_are_written(tmp_path):
+    result = predict(brightest(), PIXELS)
+    result.save(tmp_path / 'a.npy')
+    assert np.array_equal(np.load(tmp_path / 'a.npy'), result.probabilities)
+
+
+@pytest.mark.parametrize('alpha', [0, 0.5, 1])
+def test_the_overlay_is_a_blend(alpha):
+    result = predict(brightest(), PIXELS)
+    expected = PIXELS * (1 - alpha) + np.array(COLORS)[np.array(MASK)] * alpha
+    assert np.abs(np.array(result.overlay(alpha)) - expected).max() <= 1
+
+
+def test_what_cannot_be_written_is_refused(tmp_path):
+    result = predict(brightest(), PIXELS)
+    for path, text in (('a.jpg', 'ends in .png, .npy'), ('a.csv', 'ends in .png, .npy')):
+        with pytest.raises(ValueError, match=text):
+            result.save(tmp_path / path)
+    with pytest.raises(ValueError, match='keep_probabilities=True'):
+        Predictor(brightest(), keep_probabilities=False)(PIXELS).save(tmp_path / 'a.npy')
+    with pytest.raises(ValueError, match='alpha must be'):
+        result.overlay(2)
+    assert not list(tmp_path.iterdir())
+
+
+class Disparity(nn.Module):
+    """Depth from red, at half the size: 1 / depth runs from 1 / 80 m (black) to 1 / 0.5 m."""
+
+    def forward(self, x):
+        return {('disp', 2): x[:, :1, ::4, ::4], ('disp', 1): x[:, :1, ::2, ::2]}
+
+
+def depth_model() -> nn.Module:
+    return describe(Disparity(), DataDescription('depth', mean=(0.,), std=(1.,), min_depth=0.5, max_depth=80.))
+
+
+def test_depth_by_hand(tmp_path):
+    pixels = np.zeros((34, 41, 3), np.uint8)
+    pixels[:, 20:] = 51
+    result = predict(depth_model(), pixels)
+    near = 1 / (1 / 80 + 0.2 * (1 / 0.5 - 1 / 80))
+    assert result.depth.shape == (34, 41) and result.depth.dtype == np.float32
+    np.testing.assert_allclose(result.depth[:, :18], 80, rtol=1e-5)
+    np.testing.assert_allclose(result.depth[:, 23:40], near, rtol=1e-5)
+    for name in ('a.png', 'a.tif', 'a.npy'):
+        result.save(tmp_path / name)
+    with Image.open(tmp_path / 'a.png') as image:
+        millimetres = np.array(image)
+        assert image.text['Description'] == 'depth in millimetres'
+    assert millimetres[0, 30] == round(near * 1000) and millimetres[0, 0] == 65535
+    with Image.open(tmp_path / 'a.tif') as image:
+        assert image.mode == 'F' and np.array_equal(np.array(image), result.depth)
+    overlay = np.array(result.overlay(1)).astype(int)
+    assert overlay[0, 30].sum() > overlay[0, 0].sum()
+
+
+def test_tiles_and_flips_of_depth():
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 160, 3), dtype=np.uint8).repeat(2, 0).repeat(2, 1)
+    whole = predict(depth_model(), pixels).depth
+    np.testing.assert_allclose(Predictor(depth_model(), tile=64)(pixels).depth, whole, rtol=1e-4)
+    for arguments, text in ((dict(flips=('v',)), "only be 'h'"), (dict(zooms=(1., 2.)), 'zooms are for masks')):
+        with pytest.raises(ValueError, match=text):
+            Predictor(depth_model(), **arguments)
+
+
+def test_classes_are_those_of_timms_transform(tmp_path):
+    model = load_model(trained_run('classification'))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8))
+    transform = timm.data.create_transform(
+        (3, 32, 32), mean=model.description.mean, std=model.description.std,
+        interpolation=model.description.interpolation, crop_pct=model.description.crop_pct)
+    with torch.no_grad():
+        expected = model(transform(image)[None]).softmax(1)[0]
+    result = predict(model, image)
+    np.testing.assert_allclose(result.scores, expected, atol=1e-5)
+    assert result.top()[0] == (['bright', 'dark'][expected.argmax()], pytest.approx(float(expected.max())))
+    result.save(tmp_path / 'a.csv')
+    with open(tmp_path / 'a.csv') as file:
+        rows = list(csv.DictReader(file))
+    assert [row['class'] for row in rows] == [name for name, _ in result.top()]
+    with pytest.raises(ValueError, match='a classifier sees a whole image'):
+        Predictor(model, tile=64)
+
+
+@pytest.mark.parametrize('task, channels', [('segmentation', 6), ('depth', 0)])
+def test_trained_networks_predict(task, channels):
+    model = load_model(trained_run(task)).train()
+    result = rexnet_timm.predict(model, np.zeros((33, 50, 3), np.uint8))
+    assert isinstance(result, Prediction) and not model.training
+    if task == 'depth':
+        assert result.depth.shape == (33, 50) and 0.5 <= result.depth.min() <= result.depth.max() <= 80
+    else:
+        assert result.mask.shape == (33, 50) and result.probabilities.shape == (channels, 33, 50)
+        assert 'class' in result.class_name(1) or result.class_name(1) in model.class_names
