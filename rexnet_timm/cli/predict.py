@@ -23,25 +23,35 @@ from ..deployment.predict import Prediction, Predictor
 from ..errors import is_told
 from ..files import atomic_path
 from .build import Process, start_process
-from .parsing import Parser, UsageError, number, one_of, report_errors
+from .parsing import Kind, Parser, UsageError, number, one_of, report_errors
 
 __all__ = ['create_parser', 'find_images', 'main', 'predict']
 
 OUTPUT = os.path.join('output', 'predict')
 TABLE = 'predictions.csv'
 TOP = 5  # classes in a row of the table
-FLIPS = {'hflip': ('h',), 'flips': ('h', 'v', 'hv')}
+FLIPS = ('h', 'v', 'hv')
+ALL_FLIPS = 'flips'
 
 OUTPUT_TYPE = one_of('mask', 'overlay', 'prob')
 DEPTH_FORMAT = one_of('png', 'tiff')
-TTA = one_of(*FLIPS)
 SIDE = number(int, at_least=32)
 SHARE = number(float, at_least=0, below=1)
-FACTOR = number(float, above=0, at_most=8)
 
 # What the library calls an argument, and the option that sets it
-_OPTIONS = {'tile': '--tile', 'overlap': '--overlap', 'flips': '--tta', 'zooms': '--zooms'}
+_OPTIONS = {'tile': '--tile', 'overlap': '--overlap', 'flips': '--tta', 'zooms': '--tta'}
 _SYNONYMS = {'model': 'checkpoint', 'weights': 'checkpoint', 'out': 'output', 'gpu': 'device', 'force': 'overwrite'}
+
+
+def _view(word: str) -> str | float:
+    if word in (ALL_FLIPS, *FLIPS):
+        return word
+    if not 0.1 <= float(word) <= 10:
+        raise ValueError(word)
+    return float(word)
+
+
+VIEW = Kind('flips, one of them (h, v, hv), or a zoom from 0.1 to 10', _view, (ALL_FLIPS, *FLIPS), 'T')
 
 
 def create_parser(prog: str = 'rexnet predict') -> Parser:
@@ -52,7 +62,7 @@ def create_parser(prog: str = 'rexnet predict') -> Parser:
         help='images: a file, a folder with its subfolders, a pattern such as "photos/*.jpg", or a list in a .txt file '
              'with a path in each line')
     add('--checkpoint', required=True,
-        help="a run's folder, a checkpoint, a folder of save_pretrained, or hf-hub:USER/NAME")
+        help="a run's folder, a checkpoint, a folder of save_pretrained, an exported file, or hf-hub:USER/NAME")
     add('--device', help='torch device', unset='the best there is')
     add('--amp', kind=bool, help='run the network in mixed precision')
     add = parser.group('what is written')
@@ -68,9 +78,9 @@ def create_parser(prog: str = 'rexnet predict') -> Parser:
     add('--tile', kind=SIDE, nargs='+', metavar='N', unset='the whole image at once',
         help='largest height and width of the windows in which an image is run, one number or two')
     add('--overlap', kind=SHARE, default=0.25, help='share of a tile that it has in common with the next')
-    add('--tta', kind=TTA,
-        help='mean over mirrored copies: hflip left and right, flips also up and down')
-    add('--zooms', kind=FACTOR, nargs='+', default=[1.], help='mean over these factors of the size, for masks')
+    add('--tta', kind=VIEW, nargs='+',
+        help='mean with mirrored and zoomed copies: h is left and right, v up and down, hv both, flips all three; a '
+             'number is a zoom, for masks')
     return parser
 
 
@@ -130,6 +140,17 @@ def _is_in(path: str | os.PathLike, folder: str | os.PathLike) -> bool:
     return os.path.realpath(path).startswith(os.path.join(os.path.realpath(folder), ''))
 
 
+def _views(words: Sequence[str | float], task: str) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Flips and zooms of --tta. UsageError for those that the task does not have."""
+    flips = tuple(flip for flip in FLIPS if flip in words or ALL_FLIPS in words)
+    zooms = tuple(dict.fromkeys([1., *(word for word in words if isinstance(word, float))]))
+    if task == 'depth' and not set(flips) <= {'h'}:
+        raise UsageError('--tta may turn no image of depth upside down, since depth depends on that: take h.')
+    if task != 'segmentation' and len(zooms) > 1:
+        raise UsageError(f'--tta has zooms for masks only, and this is a model of {task}: leave them out.')
+    return flips, zooms
+
+
 def _ending(args: argparse.Namespace, task: str) -> str:
     """How the names of the results end. UsageError for options that the task does not have."""
     if args.depth_format and (task != 'depth' or args.output_type != 'mask'):
@@ -139,8 +160,6 @@ def _ending(args: argparse.Namespace, task: str) -> str:
         raise UsageError(f'--output-type is for masks and depth, and a classifier writes {TABLE}: leave it out.')
     if task == 'depth' and args.output_type == 'prob':
         raise UsageError('--output-type prob is for classes, and depth has no probabilities: take mask or overlay.')
-    if task == 'depth' and args.tta == 'flips':
-        raise UsageError('--tta flips turns images upside down, and depth depends on which way is down: take hflip.')
     if args.output_type == 'prob':
         return '.npy'
     return '.tif' if args.depth_format == 'tiff' else '.png'
@@ -218,11 +237,14 @@ def predict(args: argparse.Namespace, prog: str = 'rexnet predict') -> int:
     process = start_process(args.device)
     images = find_images(args.input, args.output)
     model = load_model(args.checkpoint, process.device)
-    ending, output = _ending(args, description_of(model).task), Path(args.output)
+    task, output = description_of(model).task, Path(args.output)
+    ending, (flips, zooms) = _ending(args, task), _views(args.tta or (), task)
     predictor = Predictor(
         model, tile=tuple(args.tile * 2)[:2] if args.tile else None, overlap=args.overlap,
-        flips=FLIPS.get(args.tta, ()), zooms=args.zooms, keep_probabilities=args.output_type == 'prob')
-    table = output / TABLE if predictor.task == 'classification' else None
+        flips=flips, zooms=zooms, keep_probabilities=args.output_type == 'prob')
+    if args.output_type == 'prob' and predictor.returns_classes:
+        raise UsageError('--output-type prob needs logits, and this file returns classes: export it with logits.')
+    table = output / TABLE if task == 'classification' else None
     targets = {source: table or output / name.with_suffix(ending) for source, name in images.items()}
     if not table:
         _check_names(targets)
@@ -239,8 +261,8 @@ def predict(args: argparse.Namespace, prog: str = 'rexnet predict') -> int:
         if table and rows:
             order = {str(source): place for place, source in enumerate(targets)}
             _write_table(sorted(rows, key=lambda row: order[row[0]]), table, (len(rows[0]) - 1) // 2)
-        unit = ', depth in millimetres' if predictor.task == 'depth' and ending == '.png' and (
-            args.output_type == 'mask') else ''
+        is_png = (task, ending, args.output_type) == ('depth', '.png', 'mask')
+        unit = ', depth in millimetres' if is_png else ''
         print(f'{len(targets) - failed} of {len(targets)} images predicted in {args.output}{unit}')
     return 1 if failed else 0
 

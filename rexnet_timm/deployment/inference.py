@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from ..data.description import DataDescription
 from ..grid import enlarge
 
-__all__ = ['check_views', 'class_probabilities', 'disparities', 'infer', 'infer_bands', 'normalize', 'windows']
+__all__ = [
+    'check_views', 'class_probabilities', 'class_votes', 'disparities', 'infer', 'infer_bands', 'normalize', 'windows']
 
 FLIPS = {'h': (-1,), 'v': (-2,), 'hv': (-2, -1)}
 MIN_SIZE = 32  # height and width that every network takes
@@ -35,7 +36,8 @@ def infer(
     Args:
         network: Returns logits (N, C, H, W) of images (N, channels, H, W); one channel of logits is a binary mask.
             Images are padded at the right and the bottom to at least 32 x 32, and to multiples of its
-            `encoder.output_stride` where it says `requires_divisible_input_shape`.
+            `encoder.output_stride` where it says `requires_divisible_input_shape`; where it has a `size`, height and
+            width of all that it takes, to that.
         images: (N, channels, H, W) as the network takes them, of any size.
         tile: Height and width of the largest window, or one number for both; None runs each image as a whole.
         overlap: Share of a window that it has in common with the next, 0 or more and less than 1; see `windows`.
@@ -82,6 +84,13 @@ def disparities(output: Any, size: tuple[int, int]) -> torch.Tensor:
             f'The network must return disparities (N, 1, {size[0]}, {size[1]}) for an input of that size, got '
             f'{tuple(output.shape)}: check that it is a network of depth.')
     return output.float()
+
+
+def class_votes(classes: torch.Tensor, size: tuple[int, int], num_classes: int) -> torch.Tensor:
+    """float32 (N, num_classes, H, W) of integer classes (N, H, W): 1 for the class of each pixel, 0 for the others."""
+    if tuple(classes.shape[1:]) != tuple(size):
+        raise ValueError(f'The network must return classes (N, {size[0]}, {size[1]}), got {tuple(classes.shape)}.')
+    return F.one_hot(classes.long(), num_classes).movedim(-1, 1).float()
 
 
 def normalize(images: torch.Tensor, description: DataDescription) -> torch.Tensor:
@@ -249,7 +258,10 @@ def _pad(images: torch.Tensor, network: Any) -> torch.Tensor:
     if getattr(network, 'requires_divisible_input_shape', False):
         divisor = getattr(getattr(network, 'encoder', None), 'output_stride', 1)
     height, width = images.shape[-2:]
-    height, width = (math.ceil(max(side, MIN_SIZE) / divisor) * divisor for side in (height, width))
+    least = getattr(network, 'size', None)  # of a file that is made for one size
+    least = least if isinstance(least, tuple) else (MIN_SIZE, MIN_SIZE)
+    height, width = (
+        math.ceil(max(side, low) / divisor) * divisor for side, low in zip((height, width), least, strict=True))
     if (height, width) == tuple(images.shape[-2:]):
         return images
     padded = images.new_zeros((*images.shape[:-2], height, width))

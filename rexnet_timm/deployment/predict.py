@@ -3,6 +3,7 @@ import csv
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..data.description import DataDescription
 from ..data.images import IMAGE_MODES, convert, read_image, upright
 from ..disparity import disparity_to_depth
 from ..files import atomic_path
-from .inference import FLIPS, check_views, class_probabilities, disparities, infer_bands, normalize
+from .inference import FLIPS, check_views, class_probabilities, class_votes, disparities, infer_bands, normalize
 from .load import description_of
 
 __all__ = ['Prediction', 'Predictor', 'predict', 'read_any']
@@ -40,7 +41,8 @@ class Prediction:
         description: What the model knows of its data.
         num_classes: K, the number of classes; of a binary mask 2, background and foreground.
         mask: Segmentation: (H, W) class of each pixel, uint8; above 256 classes uint16, above 65536 int64.
-        probabilities: Segmentation: float32 (K, H, W), unless they were not to be kept.
+        probabilities: Segmentation: float32 (K, H, W), unless they were not to be kept, or an exported
+            file returns classes only.
         depth: Depth: float32 (H, W) in metres.
         scores: Classification: float32 (K,) probability of each class.
     """
@@ -110,7 +112,9 @@ class Prediction:
         if ending == '.npy':
             values = next((x for x in (self.probabilities, self.depth, self.scores) if x is not None), None)
             if values is None:
-                raise ValueError('The probabilities were not kept: predict with keep_probabilities=True.')
+                raise ValueError(
+                    'There are no probabilities: predict with keep_probabilities=True, and with a model that returns '
+                    'logits.')
             with atomic_path(path) as part:
                 np.save(part, values)
         elif ending == '.csv':
@@ -176,11 +180,11 @@ class Predictor:
         self.task = self.description.task
         check_views(tile, overlap, flips, zooms)
         if self.task == 'classification' and tile is not None:
-            raise ValueError(f'tile is for masks and depth, and a classifier sees a whole image, got {tile}: leave it '
-                             'out.')
+            raise ValueError(
+                f'tile is for masks and depth, and a classifier sees a whole image, got {tile}: leave it out.')
         if self.task != 'segmentation' and tuple(zooms) != (1.,):
-            raise ValueError(f'zooms are for masks, and this is a model of {self.task}, got {tuple(zooms)}: leave them '
-                             'out.')
+            raise ValueError(
+                f'zooms are for masks, and this is a model of {self.task}, got {tuple(zooms)}: leave them out.')
         if self.task == 'depth' and not set(flips) <= {'h'}:
             raise ValueError(f"flips may only be 'h' for depth, which depends on which way is down, got {flips!r}.")
         self.model = model
@@ -192,11 +196,18 @@ class Predictor:
             parameter = next(iter(model.parameters()), None) if hasattr(model, 'parameters') else None
             device = 'cpu' if parameter is None else parameter.device
         self.device = torch.device(device)
+        size = getattr(model, 'size', None)  # of an exported file that takes no other
+        size = size if isinstance(size, tuple) else None
+        self.returns_classes = getattr(model, 'returns_classes', False)
+        if self.returns_classes and self.task == 'classification':
+            raise ValueError('A classifier must return logits, and this file returns the class: export it with logits.')
+        if tile is None and self.task != 'classification':
+            tile = size
         self.views = dict(tile=tile, overlap=overlap, flips=tuple(flips), zooms=tuple(zooms))
         self.keep_probabilities = keep_probabilities
         self.transform = None
         if self.task == 'classification':
-            size = self.description.input_size or _own_size(model)
+            size = size or self.description.input_size or _own_size(model)
             self.transform = create_transform(
                 (self.description.in_chans, *size), use_prefetcher=True,  # which leaves the values to `_prepare`
                 interpolation=self.description.interpolation, crop_pct=self.description.crop_pct)
@@ -220,12 +231,15 @@ class Predictor:
         return images if getattr(self.model, 'takes_uint8', False) else normalize(images, self.description)
 
     def _segmentation(self, image: torch.Tensor) -> Prediction:
-        masks, probabilities = [], []
-        for band in infer_bands(self.model, image[None], prepare=self._prepare, **self.views):
+        masks, probabilities, maps = [], [], class_probabilities
+        if self.returns_classes:
+            maps = partial(class_votes, num_classes=max(2, self.model.num_classes))
+        keep = self.keep_probabilities and not self.returns_classes
+        for band in infer_bands(self.model, image[None], maps, self._prepare, **self.views):
             classes = band.shape[1]
             dtype = np.uint8 if classes <= 2 ** 8 else np.uint16 if classes <= 2 ** 16 else np.int64
             masks.append(band[0].argmax(0).cpu().numpy().astype(dtype))
-            if self.keep_probabilities:
+            if keep:
                 probabilities.append(band[0].cpu().numpy())
         return Prediction(
             image, self.description, classes, mask=np.concatenate(masks),
@@ -271,8 +285,9 @@ def read_any(image: str | os.PathLike | Image.Image | np.ndarray | torch.Tensor,
     """
     if isinstance(image, (str, os.PathLike)):
         if in_chans not in IMAGE_MODES:
-            raise ValueError(f'Image files have 1, 3 or 4 channels, and the model takes {in_chans}: pass an array '
-                             f'(H, W, {in_chans}).')
+            raise ValueError(
+                f'Image files have 1, 3 or 4 channels, and the model takes {in_chans}: pass an array '
+                f'(H, W, {in_chans}).')
         return read_image(Path(image), in_chans).as_subclass(torch.Tensor)
     if isinstance(image, Image.Image):
         return _from_pil(upright(image), in_chans)

@@ -137,7 +137,7 @@ def test_photos_are_predicted_as_displayed(photos):
 
 
 def test_tiles_mirrored_copies_and_zooms(photos):
-    assert run('photos/a.jpg', '--tile', '32', '40', '--overlap', '0.5', '--tta', 'flips', '--zooms', '1', '1.5') == 0
+    assert run('photos/a.jpg', '--tile', '32', '40', '--overlap', '0.5', '--tta', 'flips', '1.5') == 0
     predictor = Predictor(
         load_model(trained_run('segmentation')), tile=(32, 40), overlap=0.5, flips=('h', 'v', 'hv'), zooms=(1., 1.5))
     assert np.array_equal(mask('output/predict/a.png'), predictor(photos / 'a.jpg').mask)
@@ -194,8 +194,9 @@ def test_classes(photos, capsys):
     (['photos', '--output', 'photos/a.jpg'], '--output must be a folder', 'segmentation'),
     (['photos', '--depth-format', 'png'], '--depth-format is for maps of depth', 'segmentation'),
     (['photos', '--output-type', 'prob'], 'depth has no probabilities', 'depth'),
-    (['photos', '--tta', 'flips'], 'take hflip', 'depth'),
-    (['photos', '--zooms', '2'], '--zooms are for masks', 'depth'),
+    (['photos', '--tta', 'h', 'v'], 'take h.', 'depth'),
+    (['photos', '--tta', '2'], '--tta has zooms for masks only', 'depth'),
+    (['photos', '--tta', 'flop'], "got 'flop'. Did you mean flips?", 'segmentation'),
     (['photos', '--output-type', 'overlay'], 'a classifier writes predictions.csv', 'classification'),
     (['photos', '--tile', '64'], '--tile is for masks and depth', 'classification'),
 ])

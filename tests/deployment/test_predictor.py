@@ -71,6 +71,36 @@ def test_a_model_that_takes_uint8_gets_it():
     assert predict(Exported(), PIXELS).mask.tolist() == MASK
 
 
+def test_a_file_of_one_size_gets_that_size():
+    class Fixed(Brightest):
+        size = (40, 48)
+
+        def forward(self, x):
+            assert tuple(x.shape[-2:]) == self.size
+            return x
+
+    model = describe(Fixed(), DataDescription(mean=(0.,), std=(1.,)))
+    for size in ((3, 5), (40, 48), (100, 60)):
+        pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+        chosen = np.take_along_axis(pixels, predict(model, pixels).mask[..., None], -1)[..., 0]
+        assert np.array_equal(chosen, pixels.max(-1))
+
+
+def test_a_file_that_returns_classes():
+    class Classes(Brightest):
+        returns_classes = True
+
+        def forward(self, x):
+            return x.argmax(1).to(torch.uint8)
+
+    model = describe(Classes(), DataDescription(mean=(0.,), std=(1.,)))
+    result = Predictor(model, tile=32, flips=('h',))(np.tile(PIXELS, (40, 1, 1)))
+    assert result.mask.tolist() == MASK * 40 and result.probabilities is None
+    model.description = DataDescription('classification')
+    with pytest.raises(ValueError, match='export it with logits'):
+        Predictor(model)
+
+
 def test_one_logit_is_a_binary_mask():
     class Red(nn.Module):
         num_classes = 1
