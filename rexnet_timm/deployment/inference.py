@@ -15,7 +15,8 @@ from ..data.description import DataDescription
 from ..grid import enlarge
 
 __all__ = [
-    'check_views', 'class_probabilities', 'class_votes', 'disparities', 'infer', 'infer_bands', 'normalize', 'windows']
+    'check_views', 'class_probabilities', 'class_votes', 'disparities', 'infer', 'infer_bands', 'normalize',
+    'only_size', 'windows']
 
 FLIPS = {'h': (-1,), 'v': (-2,), 'hv': (-2, -1)}
 MIN_SIZE = 32  # height and width that every network takes
@@ -106,7 +107,7 @@ def normalize(images: torch.Tensor, description: DataDescription) -> torch.Tenso
     return (images.float() / 255 * (high - low) + low - mean) / std
 
 
-def windows(length: int, tile: int, overlap: float) -> list[tuple[int, int]]:
+def windows(length: int, tile: int, overlap: float, fixed: bool = False) -> list[tuple[int, int]]:
     """Begin and end of the windows along one side of an image: as few as reach from end to end.
 
     There are `1 + ceil((length - tile) / stride)` of them, the stride being the part of a tile that is not overlap.
@@ -119,11 +120,16 @@ def windows(length: int, tile: int, overlap: float) -> list[tuple[int, int]]:
         length: Of the side, at least 1.
         tile: Length of a window, which none exceeds; at least 1.
         overlap: Share of a window that it has in common with the next, 0 or more and less than 1.
+        fixed: Whether all have the length of a tile, for a network that takes no other: the last one ends with the
+            image, and sees pixels that the one before has seen.
     """
     if tile >= length:
         return [(0, length)]
     stride = max(1, tile - round(tile * overlap))
     number = 1 + math.ceil((length - tile) / stride)
+    if fixed:
+        begins = [min(index * stride, length - tile) for index in range(number)]
+        return [(begin, begin + tile) for begin in begins]
     cell = math.gcd(stride, _LARGEST_CELL)
     # windows that end with the image have `length / whole` of the size of a tile
     whole = tile + (number - 1) * stride
@@ -200,8 +206,9 @@ def infer_bands(
     """
     tile = check_views(tile, overlap, flips, zooms)
     height, width = images.shape[-2:]
-    rows = windows(height, tile[0] if tile else height, overlap)
-    columns = windows(width, tile[1] if tile else width, overlap)
+    fixed = only_size(network) is not None
+    rows = windows(height, tile[0] if tile else height, overlap, fixed)
+    columns = windows(width, tile[1] if tile else width, overlap, fixed)
     row_weights, column_weights = _weights(rows), _weights(columns)
     unfinished = None  # rows to which the next row of windows adds
     for index, (top, bottom) in enumerate(rows):
@@ -245,6 +252,12 @@ def _mean_of_views(
     return total / (len(zooms) * (1 + len(flips)))
 
 
+def only_size(network: Any) -> tuple[int, int] | None:
+    """Height and width of all images that the network of an exported file takes; None for any size."""
+    size = getattr(network, 'size', None)
+    return size if isinstance(size, tuple) else None
+
+
 def _resize(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     if tuple(x.shape[-2:]) == size:
         return x
@@ -258,8 +271,7 @@ def _pad(images: torch.Tensor, network: Any) -> torch.Tensor:
     if getattr(network, 'requires_divisible_input_shape', False):
         divisor = getattr(getattr(network, 'encoder', None), 'output_stride', 1)
     height, width = images.shape[-2:]
-    least = getattr(network, 'size', None)  # of a file that is made for one size
-    least = least if isinstance(least, tuple) else (MIN_SIZE, MIN_SIZE)
+    least = only_size(network) or (MIN_SIZE, MIN_SIZE)
     height, width = (
         math.ceil(max(side, low) / divisor) * divisor for side, low in zip((height, width), least, strict=True))
     if (height, width) == tuple(images.shape[-2:]):

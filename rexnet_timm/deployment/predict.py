@@ -19,7 +19,7 @@ from ..data.description import DataDescription
 from ..data.images import IMAGE_MODES, convert, read_image, upright
 from ..disparity import disparity_to_depth
 from ..files import atomic_path
-from .inference import FLIPS, check_views, class_probabilities, class_votes, disparities, infer_bands, normalize
+from .inference import FLIPS, check_views, class_probabilities, class_votes, disparities, infer_bands, normalize, only_size
 from .load import description_of
 
 __all__ = ['Prediction', 'Predictor', 'predict', 'read_any']
@@ -196,8 +196,7 @@ class Predictor:
             parameter = next(iter(model.parameters()), None) if hasattr(model, 'parameters') else None
             device = 'cpu' if parameter is None else parameter.device
         self.device = torch.device(device)
-        size = getattr(model, 'size', None)  # of an exported file that takes no other
-        size = size if isinstance(size, tuple) else None
+        size = only_size(model)
         self.returns_classes = getattr(model, 'returns_classes', False)
         if self.returns_classes and self.task == 'classification':
             raise ValueError('A classifier must return logits, and this file returns the class: export it with logits.')

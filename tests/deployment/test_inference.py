@@ -76,6 +76,16 @@ def test_windows_begin_on_the_grid_of_the_network():
     assert windows(900, 512, 0.25) == [(0, 384), (288, 640), (544, 900)]
 
 
+def test_windows_of_one_size_only():
+    assert windows(900, 512, 0.25, fixed=True) == [(0, 512), (384, 896), (388, 900)]
+    network, x = Local(), image(1, 3, 100, 150)
+    whole = infer(network, x)
+    network.size = (64, 64)
+    network.sizes.clear()
+    torch.testing.assert_close(infer(network, x, tile=64, overlap=0.5), whole, rtol=0, atol=2e-6)
+    assert set(network.sizes) == {(64, 64)}
+
+
 def test_tiles_are_run_once_each():
     network = Local()
     infer(network, image(1, 3, 200, 100), tile=(64, 100), overlap=0.25)
