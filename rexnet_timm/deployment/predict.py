@@ -19,7 +19,16 @@ from ..data.description import DataDescription
 from ..data.images import IMAGE_MODES, convert, read_image, upright
 from ..disparity import disparity_to_depth
 from ..files import atomic_path
-from .inference import FLIPS, check_views, class_probabilities, class_votes, disparities, infer_bands, normalize, only_size
+from .inference import (
+    FLIPS,
+    check_views,
+    class_probabilities,
+    class_votes,
+    disparities,
+    infer_bands,
+    normalize,
+    only_size,
+)
 from .load import description_of
 
 __all__ = ['Prediction', 'Predictor', 'predict', 'read_any']
