@@ -8,7 +8,7 @@ Everything here takes any size after tracing, export and scripting: no branch de
 import torch
 import torch.nn.functional as F
 
-__all__ = ['enlarge', 'move_to_scale', 'scale_size']
+__all__ = ['cut', 'enlarge', 'move_to_scale', 'scale_size']
 
 
 def scale_size(size: tuple[int, int], scale: int) -> tuple[int, int]:
@@ -33,7 +33,7 @@ def enlarge(x: torch.Tensor, scale: int, size: tuple[int, int], mode: str = 'bil
     if scale == 0:
         return x
     cell = 1 << scale
-    return _cut(_interpolate(x, (x.shape[-2] * cell, x.shape[-1] * cell), mode), size)
+    return cut(_interpolate(x, (x.shape[-2] * cell, x.shape[-1] * cell), mode), size)
 
 
 def move_to_scale(
@@ -64,10 +64,10 @@ def move_to_scale(
     if scale > target:
         return enlarge(x, scale - target, size, mode)
     if scale == target:
-        return _cut(x, size) if short else x
+        return cut(x, size) if short else x
     # a whole number of pixels makes one: those that the last one lacks are repeated
     cell = 1 << (target - scale)
-    x = _cut(F.pad(x, (0, cell - 1, 0, cell - 1), mode='replicate'), (size[0] * cell, size[1] * cell))
+    x = cut(F.pad(x, (0, cell - 1, 0, cell - 1), mode='replicate'), (size[0] * cell, size[1] * cell))
     return _interpolate(x, size, mode)
 
 
@@ -75,7 +75,7 @@ def _interpolate(x: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Ten
     return F.interpolate(x, size=size, mode=mode, align_corners=False if mode == 'bilinear' else None)
 
 
-def _cut(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def cut(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """The first rows and columns of (N, C, h, w), h and w being at least `size`."""
     if not torch.jit.is_scripting():
         if torch.compiler.is_dynamo_compiling() or any(isinstance(length, torch.SymInt) for length in size):

@@ -34,12 +34,14 @@ def load_model(source: str | os.PathLike, device: str | torch.device = 'cpu') ->
 
     Args:
         source: The folder of a run, of which the best checkpoint is taken, a checkpoint in it, a folder of
-            `save_pretrained` or of timm's `save_for_hf`, or 'hf-hub:USER/NAME'.
-        device: Device of the model.
+            `save_pretrained` or of timm's `save_for_hf`, 'hf-hub:USER/NAME', or a file of :func:`rexnet_timm.export`
+            (.onnx, .xml, .pt2, .ts, .pt).
+        device: Device of the model; an exported file runs on the CPU, whatever the device of the images is.
 
     Returns:
         The model, of any kind that `rexnet train` trains, with the attributes `description` (`DataDescription`),
-        `class_names`, `colors`, `preprocessing` and `ignore_index`; see :func:`describe`.
+        `class_names`, `colors`, `preprocessing` and `ignore_index`; see :func:`describe`. An exported file comes as an
+        `ExportedNetwork`, whose `takes_uint8`, `output` and `size` say how it is called.
 
     Raises:
         FileNotFoundError: No such file or folder.
@@ -53,6 +55,9 @@ def load_model(source: str | os.PathLike, device: str | torch.device = 'cpu') ->
         checkpoints = [path for path in (os.path.join(name, file) for file in CHECKPOINTS) if os.path.isfile(path)]
         model = _from_checkpoint(checkpoints[0]) if checkpoints else _from_folder(name, name)
         return model.to(device)
+    from .exported import is_exported, load_exported  # which takes `describe` from here
+    if is_exported(name):
+        return load_exported(name)
     return _from_checkpoint(name).to(device)
 
 

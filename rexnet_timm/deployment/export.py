@@ -1,0 +1,343 @@
+"""Trained networks as files that run without this package: ONNX, OpenVINO, torch.export and TorchScript.
+
+A file has one input and one output, of any number of images of any size. BatchNorm is folded into the convolutions,
+the heads of other scales are left out, and normalisation and the choice of the class can go into the file. Each file is
+run beside the network before it gets its name: what does not give the network's values is not kept.
+"""
+import copy
+import json
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import segmentation_models_pytorch as smp
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from ..data.description import DataDescription
+from ..errors import first_lines
+from ..files import atomic_path
+from ..grid import cut
+from ..models.depth import ReXDepth
+from ..models.fuse import fuse
+from ..models.unet import MultiScaleUnet
+from .exported import FORMATS, SMALLEST, ExportedNetwork, load_exported, require
+from .load import describe, description_of
+from .onnx_graph import onnx_model
+
+__all__ = ['Comparison', 'export', 'format_of']
+
+EXAMPLE = (2, 64, 96)  # number, height and width of what is traced
+COMPARED = ((1, 64, 96), (2, 97, 65), (1, 160, 160))  # and of what a file is run on
+TOLERANCE = 1e-3  # of the deviation of the logits
+HALF_TOLERANCE = 5e-2
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An exported file beside the network, at one size.
+
+    Attributes:
+        size: Number, height and width of the images.
+        difference: Largest difference of the outputs, of the deviation of the network's; None of a file that gives
+            classes.
+        pixels: Number of pixels (of a classifier, images) whose class is clear: its logit leads by more than twice what
+            may differ. 0 for depth.
+        unequal: How many of these have another class in the file.
+    """
+    size: tuple[int, int, int]
+    difference: float | None
+    pixels: int
+    unequal: int
+
+
+def export(
+        model: nn.Module,
+        path: str | os.PathLike,
+        format: str | None = None,
+        *,
+        normalize: bool | None = None,
+        argmax: bool = False,
+        size: Sequence[int] | None = None,
+        scale: int | None = None,
+        half: bool = False,
+) -> list[Comparison]:
+    """Write a trained network to a file that is used without this package, or with :func:`rexnet_timm.load_model`.
+
+    The file takes images (N, C, H, W), any number of them, of any height and width from 32 on, and returns logits
+    (N, num_classes, H, W); (N, num_classes) of a classifier; disparity (N, 1, H, W) of the finest scale of a depth
+    network. Images for an architecture of SMP that needs multiples of its stride are padded and the logits cut, in the
+    file. The names and colours of classes, the normalisation and the description of the data are in its metadata.
+
+    The file is run beside the network at three sizes, one of them odd, and replaces what was at `path` only where the
+    outputs are equal to rounding and every clear pixel has the same class.
+
+    Args:
+        model: Any model that `load_model` gives, which is not changed.
+        path: The file to write. The weights of OpenVINO's .xml go beside it, into .bin.
+        format: 'onnx', 'openvino', 'torch-export' or 'torchscript'; None goes by the ending of `path`.
+        normalize: Whether the file takes uint8 images from 0 to 255 and normalises them itself. Otherwise it takes
+            normalised float32 images. None: ONNX and OpenVINO do, the formats of torch do not.
+        argmax: Whether the file returns classes, uint8 (N, H, W) or (N,), in place of logits; of a binary mask 1 where
+            the logit is above 0.
+        size: Height and width that the file is made for; None for any.
+        scale: Where the multi-scale U-Net is cut: its logits of this scale are enlarged to the input's size.
+        half: Whether weights are float16, for half of the file. ONNX and the formats of torch compute in it as well;
+            OpenVINO computes in float32 on CPUs.
+
+    Returns:
+        The comparisons with the network, one a size.
+
+    Raises:
+        FileNotFoundError: The folder of `path` does not exist.
+        ValueError: An option that does not fit the network, a missing package, a network that is made for one size, or
+            a file that does not give the network's values; `path` is left as it was.
+    """
+    if isinstance(model, ExportedNetwork):
+        raise ValueError('model must be a network, and this one is an exported file already: load the checkpoint.')
+    format = format_of(path, format)
+    require(f'write {format}', format)
+    if size is not None and (len(size) != 2 or min(size) < SMALLEST):
+        raise ValueError(f'size must be height and width of at least 32, got {" ".join(map(str, size))}.')
+    if normalize is None:
+        normalize = format in ('onnx', 'openvino')
+    description = description_of(model)
+    network = _single_output(model, scale)
+    stride = network.encoder.output_stride if getattr(network, 'requires_divisible_input_shape', False) else 1
+    if stride > 1:
+        network.requires_divisible_input_shape = False  # SMP's check, which the padding takes the place of
+    reference = _Shipped(network, description, normalize, stride)
+    with torch.no_grad():
+        num_classes = reference(_images(EXAMPLE, description, normalize, size)).shape[1]
+    if argmax:
+        _check_argmax(model, num_classes)
+    output = 'disparity' if isinstance(model, ReXDepth) else 'classes' if argmax else 'logits'
+    metadata = _metadata(description, normalize, output, num_classes, size)
+    in_half = half and format != 'openvino'
+    fused = fuse(network)
+    shipped = _Shipped(fused.half() if in_half else fused, description, normalize, stride, argmax, in_half)
+    example = _images(EXAMPLE, description, normalize, size)
+
+    paths = [os.fspath(path), f'{os.path.splitext(path)[0]}.bin'] if format == 'openvino' else [os.fspath(path)]
+    with ExitStack() as stack:
+        parts = [stack.enter_context(atomic_path(file)) for file in paths]  # of one stem, as OpenVINO wants it
+        with _quiet():
+            if format == 'torchscript':
+                _write_torchscript(shipped, example, parts[0], metadata)
+            else:
+                program = _trace(shipped, example, size)
+                if format == 'torch-export':
+                    torch.export.save(program, parts[0], extra_files=_files(metadata))
+                elif format == 'onnx':
+                    with open(parts[0], 'wb') as file:
+                        file.write(onnx_model(program, _dims(size), output, metadata).SerializeToString())
+                else:
+                    graph = onnx_model(program, _dims(size), output, {})
+                    _write_openvino(graph.SerializeToString(), parts[0], metadata, half)
+        return _compare(load_exported(parts[0]), reference, HALF_TOLERANCE if half else TOLERANCE)
+
+
+def format_of(path: str | os.PathLike, format: str | None = None) -> str:
+    """The format of a file to write, which its name has to fit.
+
+    Raises:
+        ValueError: An unknown format or ending, or an ending of another format.
+    """
+    if format is not None and format not in FORMATS:
+        raise ValueError(f'format must be one of {", ".join(FORMATS)}, got {format!r}.')
+    suffix = os.path.splitext(path)[1].lower()
+    fitting = [name for name, suffixes in FORMATS.items() if suffix in suffixes and format in (None, name)]
+    if not fitting:
+        endings = FORMATS[format] if format else [suffix for suffixes in FORMATS.values() for suffix in suffixes]
+        kind = f'a file of {format}' if format else 'an exported file'
+        raise ValueError(f'The name of {kind} must end in {" or ".join(endings)}, got {os.fspath(path)!r}.')
+    return fitting[0]
+
+
+class _Shipped(nn.Module):
+    """From images as a file takes them to what it returns."""
+
+    def __init__(
+            self, network: nn.Module, description: DataDescription, normalize: bool, stride: int,
+            argmax: bool = False, half: bool = False) -> None:
+        super().__init__()
+        self.network, self.normalize, self.stride, self.argmax, self.half_precision = (
+            network, normalize, stride, argmax, half)
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (description.mean, description.std))
+        low, high = description.value_range
+        self.register_buffer('factor', (high - low) / 255 / std)
+        self.register_buffer('offset', (low - mean) / std)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = images.float() * self.factor + self.offset if self.normalize else images
+        if self.half_precision:
+            x = x.half()
+        height, width = x.shape[-2], x.shape[-1]
+        if self.stride > 1:  # ONNX divides towards zero: whole numbers stay positive
+            rows, columns = ((self.stride - length % self.stride) % self.stride for length in (height, width))
+            x = F.pad(x, (0, columns, 0, rows))
+        x = self.network(x)
+        if self.stride > 1:
+            x = cut(x, (height, width))
+        x = x.float()
+        if not self.argmax:
+            return x
+        return (x[:, 0] > 0 if x.shape[1] == 1 else x.argmax(1)).to(torch.uint8)
+
+
+def _single_output(model: nn.Module, scale: int | None) -> nn.Module:
+    """A copy of the network in evaluation mode that returns one tensor, without what does not take part in it."""
+    network = copy.deepcopy(model).cpu().float().eval()
+    unet = network.unet if isinstance(network, ReXDepth) else network
+    if isinstance(unet, MultiScaleUnet):
+        if scale is not None:
+            unet.prune_to_scale(scale)
+        unet.drop_heads()
+    elif scale is not None:
+        raise ValueError(
+            f'scale cuts the multi-scale U-Net, and {type(model).__name__} has no scales, got scale={scale}: leave it '
+            'out.')
+    if unet is not network:
+        return nn.Sequential(unet, nn.Sigmoid())
+    if getattr(network, 'classification_head', None) is not None and isinstance(network, smp.base.SegmentationModel):
+        network.classification_head = None  # a second output of SMP's models
+    return network
+
+
+def _check_argmax(model: nn.Module, num_classes: int) -> None:
+    if isinstance(model, ReXDepth):
+        raise ValueError('argmax chooses a class, and a depth network has none: leave it out.')
+    if num_classes > 256:
+        raise ValueError(f'argmax gives classes as uint8, at most 256, and there are {num_classes}: leave it out.')
+    activations = [module.activation for module in model.modules() if isinstance(module, smp.base.modules.Activation)]
+    if num_classes == 1 and not all(isinstance(activation, nn.Identity) for activation in activations):
+        raise ValueError(
+            'argmax takes the logits above 0 of a binary mask, and this network has an activation over them: leave '
+            'argmax out, or build the network without an activation.')
+
+
+def _metadata(
+        description: DataDescription, normalize: bool, output: str, num_classes: int, size: Sequence[int] | None,
+) -> dict[str, str]:
+    told = nn.Module()
+    told.num_classes = num_classes
+    describe(told, description)
+    values = {
+        'description': description.to_dict(), 'class_names': told.class_names, 'colors': told.colors,
+        'preprocessing': told.preprocessing, 'takes_uint8': normalize, 'output': output, 'num_classes': num_classes,
+        'size': None if size is None else list(size)}
+    return {name: json.dumps(value) for name, value in values.items()}
+
+
+def _files(metadata: dict[str, str]) -> dict[str, str]:
+    return {f'{name}.json': text for name, text in metadata.items()}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch's tracers tell of their own work."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        yield
+
+
+def _dims(size: Sequence[int] | None) -> dict[int, str]:
+    """The free dimensions of the images."""
+    return {0: 'batch'} if size is not None else {0: 'batch', 2: 'height', 3: 'width'}
+
+
+def _trace(shipped: nn.Module, example: torch.Tensor, size: Sequence[int] | None) -> torch.export.ExportedProgram:
+    # DYNAMIC is an error where the network does not leave the dimension free
+    dims = dict.fromkeys(_dims(size), torch.export.Dim.DYNAMIC)
+    try:
+        with torch.no_grad():
+            return torch.export.export(shipped, (example,), dynamic_shapes=(dims,), strict=False)
+    except Exception as error:  # of many classes, none of them public
+        if size is not None:
+            raise
+        raise ValueError(
+            f'The network cannot be exported for any size ({first_lines(error, 1)}): pass size, the height and width '
+            'that it is used with.') from error
+
+
+def _write_openvino(graph: bytes, path: str, metadata: dict[str, str], half: bool) -> None:
+    import openvino
+
+    model = openvino.Core().read_model(graph)
+    for name, text in metadata.items():
+        model.set_rt_info(text, ['rexnet_timm', name])
+    openvino.save_model(model, path, compress_to_fp16=half)
+
+
+def _write_torchscript(shipped: nn.Module, example: torch.Tensor, path: str, metadata: dict[str, str]) -> None:
+    with torch.no_grad():
+        traced = torch.jit.trace(shipped, example, check_trace=False)  # the check is ours
+    torch.jit.save(traced, path, _extra_files=_files(metadata))
+
+
+def _images(
+        shape: tuple[int, int, int], description: DataDescription, as_uint8: bool, size: Sequence[int] | None = None,
+) -> torch.Tensor:
+    """Images of soft patches and noise, the same at every call, as a file takes them."""
+    number, size = shape[0], shape[1:] if size is None else tuple(size)
+    generator = torch.Generator().manual_seed(size[0])
+    patches = torch.rand(number, description.in_chans, 5, 5, generator=generator)
+    noise = torch.rand(number, description.in_chans, *size, generator=generator)
+    pixels = (0.8 * F.interpolate(patches, size, mode='bilinear') + 0.2 * noise) * 255
+    if as_uint8:
+        return pixels.to(torch.uint8)
+    low, high = description.value_range
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (description.mean, description.std))
+    return (pixels / 255 * (high - low) + low - mean) / std
+
+
+@torch.no_grad()
+def _compare(network: ExportedNetwork, reference: _Shipped, tolerance: float) -> list[Comparison]:
+    comparisons = []
+    for shape in COMPARED if network.size is None else [(EXAMPLE[0], *network.size)]:
+        images = _images(shape, network.description, network.takes_uint8)
+        expected, found = reference(images), network(images)
+        comparison = _compare_outputs(shape, expected, found, network.output, tolerance)
+        comparisons.append(comparison)
+        wrong = comparison.difference is not None and not comparison.difference <= tolerance  # NaN is wrong as well
+        if wrong or comparison.unequal:
+            difference = '' if comparison.difference is None else (
+                f' by {comparison.difference:.2g} of the deviation of the {network.output} (at most {tolerance:g})')
+            raise ValueError(
+                f'The exported file must give the values of the network, and differs{difference} at {shape[1]} x '
+                f'{shape[2]}, with another class at {comparison.unequal} of {comparison.pixels} clear pixels. It is '
+                'not kept: export another format, or without half.')
+    return comparisons
+
+
+def _compare_outputs(
+        shape: tuple[int, int, int], expected: torch.Tensor, found: torch.Tensor, output: str, tolerance: float,
+) -> Comparison:
+    if output == 'classes':
+        wanted_shape = (expected.shape[0], *expected.shape[2:])
+    else:
+        wanted_shape = tuple(expected.shape)
+    if tuple(found.shape) != wanted_shape:
+        raise ValueError(
+            f'The exported file must return {wanted_shape} for images of {shape[1]} x {shape[2]}, and returns '
+            f'{tuple(found.shape)}. It is not kept: export another format.')
+    # a network that gives nearly the same everywhere is held against the size of its values
+    deviation = max(float(expected.std()), 1e-3 * float(expected.abs().max()), 1e-12)
+    difference = None if output == 'classes' else float((found - expected).abs().max()) / deviation
+    if output == 'disparity':
+        return Comparison(shape, difference, 0, 0)
+    classes, lead = _classes(expected)
+    clear = lead > 2 * tolerance * deviation
+    unequal = clear & (classes != (found if output == 'classes' else _classes(found)[0]))
+    return Comparison(shape, difference, int(clear.sum()), int(unequal.sum()))
+
+
+def _classes(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The class of every pixel, and how far its logit leads; of a binary mask 0 is the logit of the background."""
+    if logits.shape[1] == 1:
+        return (logits[:, 0] > 0).to(torch.uint8), logits[:, 0].abs()
+    best = logits.topk(2, dim=1).values
+    return logits.argmax(1).to(torch.uint8 if logits.shape[1] <= 256 else torch.int64), best[:, 0] - best[:, 1]
