@@ -1,5 +1,6 @@
 """ReXNetV1 and a multi-scale U-Net by name in timm and segmentation_models_pytorch; importing registers them."""
 from .deployment.evaluate import evaluate
+from .deployment.export import export
 from .deployment.load import load_model
 from .deployment.predict import Predictor, predict
 from .disparity import disparity_to_depth
@@ -31,6 +32,7 @@ __all__ = [
     'create_model_card',
     'disparity_to_depth',
     'evaluate',
+    'export',
     'fuse',
     'get_preprocessing_params',
     'load_encoder_weights',

@@ -110,8 +110,9 @@ def export(
     if stride > 1:
         network.requires_divisible_input_shape = False  # SMP's check, which the padding takes the place of
     reference = _Shipped(network, description, normalize, stride)
-    with torch.no_grad():
-        num_classes = reference(_images(EXAMPLE, description, normalize, size)).shape[1]
+    example = _images(EXAMPLE, description, normalize, size)
+    with _any_size(size), torch.no_grad():
+        num_classes = reference(example).shape[1]
     if argmax:
         _check_argmax(model, num_classes)
     output = 'disparity' if isinstance(model, ReXDepth) else 'classes' if argmax else 'logits'
@@ -119,7 +120,6 @@ def export(
     in_half = half and format != 'openvino'
     fused = fuse(network)
     shipped = _Shipped(fused.half() if in_half else fused, description, normalize, stride, argmax, in_half)
-    example = _images(EXAMPLE, description, normalize, size)
 
     paths = [os.fspath(path), f'{os.path.splitext(path)[0]}.bin'] if format == 'openvino' else [os.fspath(path)]
     with ExitStack() as stack:
@@ -252,10 +252,16 @@ def _dims(size: Sequence[int] | None) -> dict[int, str]:
 def _trace(shipped: nn.Module, example: torch.Tensor, size: Sequence[int] | None) -> torch.export.ExportedProgram:
     # DYNAMIC is an error where the network does not leave the dimension free
     dims = dict.fromkeys(_dims(size), torch.export.Dim.DYNAMIC)
+    with _any_size(size), torch.no_grad():
+        return torch.export.export(shipped, (example,), dynamic_shapes=(dims,), strict=False)
+
+
+@contextmanager
+def _any_size(size: Sequence[int] | None) -> Iterator[None]:
+    """Tells what to do about a network that refuses any size, which each does by an error of its own."""
     try:
-        with torch.no_grad():
-            return torch.export.export(shipped, (example,), dynamic_shapes=(dims,), strict=False)
-    except Exception as error:  # of many classes, none of them public
+        yield
+    except Exception as error:
         if size is not None:
             raise
         raise ValueError(

@@ -1,0 +1,96 @@
+"""`rexnet export`: a trained model as a file that runs without this package, and equals the model.
+
+rexnet export --checkpoint output/train/RUN --format onnx
+rexnet export --checkpoint output/train/RUN model.xml --argmax
+"""
+import argparse
+import os
+from collections.abc import Sequence
+
+from ..deployment.export import Comparison, export, format_of
+from ..deployment.exported import FORMATS, SMALLEST
+from ..deployment.load import HUB, load_model
+from .parsing import Parser, UsageError, number, one_of, report_errors
+
+__all__ = ['main']
+
+FORMAT = one_of(*FORMATS)
+SIDE = number(int, at_least=SMALLEST)
+SCALE = number(int, at_least=0)
+# the options behind the arguments that the library's errors name
+FLAGS = {
+    'model': '--checkpoint', 'format': '--format', 'argmax': '--argmax', 'size': '--size', 'scale': '--scale',
+    'half': '--half'}
+
+
+def create_parser(prog: str = 'rexnet export') -> Parser:
+    """The parser of `rexnet export`."""
+    parser = Parser(
+        prog, 'Write a trained model to a file, and run it beside the model: what differs is not kept.')
+    add = parser.group('files')
+    add('output', metavar='OUTPUT', nargs='?',
+        help='file to write, with the ending of its format: ' + ', '.join(
+            f'{" or ".join(endings)} ({name})' for name, endings in FORMATS.items()),
+        unset='model in the folder of the checkpoint')
+    add('--checkpoint', metavar='RUN', required=True,
+        help='folder of a run, a checkpoint in it, a saved folder, or hf-hub:USER/NAME')
+    add('--format', kind=FORMAT, help='kind of file', unset='by the ending of OUTPUT')
+    add('--overwrite', kind=bool, help='replace a file that exists')
+    add = parser.group('what the file takes and returns')
+    add('--normalize', kind=bool, help='uint8 images in, normalised in the file, as onnx and openvino have it')
+    add('--no-normalize', kind=bool, help='normalised float32 images in, as torch-export and torchscript have it')
+    add('--argmax', kind=bool, help='classes out, as uint8, in place of logits')
+    add('--size', kind=SIDE, nargs=2, metavar=('H', 'W'), help='the one size of images', unset='any from 32 on')
+    add('--scale', kind=SCALE, help='scale at which the multi-scale U-Net is cut', unset='its finest')
+    add('--half', kind=bool, help='weights in float16')
+    return parser
+
+
+def _output(args: argparse.Namespace) -> str:
+    """The file to write, which is not there yet or may be replaced."""
+    path = args.output
+    if path is None:
+        if args.format is None:
+            raise UsageError('--format must be given where OUTPUT, whose ending tells it, is left out.')
+        name, folder = args.checkpoint, args.checkpoint
+        if name.startswith(HUB):
+            folder = '.'
+        elif not os.path.isdir(name):
+            folder = os.path.dirname(name)
+        path = os.path.join(folder, f'model{FORMATS[args.format][0]}')
+    format = format_of(path, args.format)
+    files = [path, f'{os.path.splitext(path)[0]}.bin'] if format == 'openvino' else [path]
+    there = [file for file in files if os.path.exists(file) and not os.path.isdir(file)]
+    if there and not args.overwrite:
+        raise UsageError(f'{there[0]!r} exists: name another OUTPUT, or replace it with --overwrite.')
+    return path
+
+
+def _told(path: str, comparisons: Sequence[Comparison]) -> str:
+    """What was written, on one line."""
+    sizes = ', '.join('{1} x {2}'.format(*comparison.size) for comparison in comparisons)
+    differences = [comparison.difference for comparison in comparisons if comparison.difference is not None]
+    if differences:
+        equal = f'differs from the model by at most {max(differences):.1g} of the deviation of its output'
+    else:
+        pixels = sum(comparison.pixels for comparison in comparisons)
+        equal = f'has the classes of the model at all {pixels} clear pixels'
+    size = os.path.getsize(path)
+    if path.lower().endswith('.xml'):
+        size += os.path.getsize(f'{os.path.splitext(path)[0]}.bin')
+    return f'{path}: {size / 1e6:.1f} MB; {equal} at {sizes}'
+
+
+def main(argv: Sequence[str] | None = None, prog: str = 'rexnet export') -> int:
+    """Export from a command line; returns the exit status. Mistakes of the user end with one line."""
+    def command() -> None:
+        args = create_parser(prog).parse_args(argv)
+        if args.normalize and args.no_normalize:
+            raise UsageError('--normalize and --no-normalize exclude each other: give one of them.')
+        path = _output(args)
+        comparisons = export(
+            load_model(args.checkpoint), path, args.format, argmax=args.argmax, size=args.size, scale=args.scale,
+            normalize=True if args.normalize else False if args.no_normalize else None, half=args.half)
+        print(_told(path, comparisons))
+
+    return report_errors(prog, command, FLAGS)
