@@ -15,7 +15,7 @@ COMMANDS = {
     'train': 'train a model of classes, masks or depth',
     'validate': 'measure a trained model on a split of the data',
     'predict': 'predict images: masks, depth or classes',
-    'export': 'write a trained model as ONNX, OpenVINO, torch.export or TorchScript',
+    'export': 'write a trained model to ONNX, OpenVINO, or a format of torch',
     'convert': "convert weights of ReXNetV1 between NAVER's layout and timm's",
 }
 

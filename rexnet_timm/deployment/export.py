@@ -5,6 +5,7 @@ the heads of other scales are left out, and normalisation and the choice of the 
 run beside the network before it gets its name: what does not give the network's values is not kept.
 """
 import copy
+import io
 import json
 import os
 import warnings
@@ -92,7 +93,7 @@ def export(
         The comparisons with the network, one a size.
 
     Raises:
-        FileNotFoundError: The folder of `path` does not exist.
+        OSError: The folder of `path` does not exist, or the disk is full.
         ValueError: An option that does not fit the network, a missing package, a network that is made for one size, or
             a file that does not give the network's values; `path` is left as it was.
     """
@@ -125,18 +126,14 @@ def export(
     with ExitStack() as stack:
         parts = [stack.enter_context(atomic_path(file)) for file in paths]  # of one stem, as OpenVINO wants it
         with _quiet():
-            if format == 'torchscript':
-                _write_torchscript(shipped, example, parts[0], metadata)
+            if format == 'openvino':
+                _save_openvino(_onnx(shipped, example, size, output, {}), parts[0], path, metadata, half)
             else:
-                program = _trace(shipped, example, size)
-                if format == 'torch-export':
-                    torch.export.save(program, parts[0], extra_files=_files(metadata))
-                elif format == 'onnx':
-                    with open(parts[0], 'wb') as file:
-                        file.write(onnx_model(program, _dims(size), output, metadata).SerializeToString())
-                else:
-                    graph = onnx_model(program, _dims(size), output, {})
-                    _write_openvino(graph.SerializeToString(), parts[0], metadata, half)
+                content = (
+                    _onnx(shipped, example, size, output, metadata) if format == 'onnx' else
+                    _torch_export(shipped, example, size, metadata) if format == 'torch-export' else
+                    _torchscript(shipped, example, metadata))
+                _save(content, parts[0], path)
         return _compare(load_exported(parts[0]), reference, HALF_TOLERANCE if half else TOLERANCE)
 
 
@@ -269,19 +266,46 @@ def _any_size(size: Sequence[int] | None) -> Iterator[None]:
             'that it is used with.') from error
 
 
-def _write_openvino(graph: bytes, path: str, metadata: dict[str, str], half: bool) -> None:
+def _onnx(
+        shipped: nn.Module, example: torch.Tensor, size: Sequence[int] | None, output: str, metadata: dict[str, str],
+) -> bytes:
+    return onnx_model(_trace(shipped, example, size), _dims(size), output, metadata).SerializeToString()
+
+
+def _torch_export(
+        shipped: nn.Module, example: torch.Tensor, size: Sequence[int] | None, metadata: dict[str, str]) -> bytes:
+    content = io.BytesIO()
+    torch.export.save(_trace(shipped, example, size), content, extra_files=_files(metadata))
+    return content.getvalue()
+
+
+def _torchscript(shipped: nn.Module, example: torch.Tensor, metadata: dict[str, str]) -> bytes:
+    content = io.BytesIO()
+    with torch.no_grad():
+        traced = torch.jit.trace(shipped, example, check_trace=False)  # the check is ours
+    torch.jit.save(traced, content, _extra_files=_files(metadata))
+    return content.getvalue()
+
+
+def _save(content: bytes, part: str, path: str | os.PathLike) -> None:
+    try:
+        with open(part, 'wb') as file:
+            file.write(content)
+    except OSError as error:  # which names no file where the disk is full
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+
+
+def _save_openvino(
+        graph: bytes, part: str, path: str | os.PathLike, metadata: dict[str, str], half: bool) -> None:
     import openvino
 
     model = openvino.Core().read_model(graph)
     for name, text in metadata.items():
         model.set_rt_info(text, ['rexnet_timm', name])
-    openvino.save_model(model, path, compress_to_fp16=half)
-
-
-def _write_torchscript(shipped: nn.Module, example: torch.Tensor, path: str, metadata: dict[str, str]) -> None:
-    with torch.no_grad():
-        traced = torch.jit.trace(shipped, example, check_trace=False)  # the check is ours
-    torch.jit.save(traced, path, _extra_files=_files(metadata))
+    try:
+        openvino.save_model(model, part, compress_to_fp16=half)
+    except RuntimeError as error:
+        raise ValueError(f'OpenVINO cannot write {os.fspath(path)!r}: {first_lines(error, 1)}') from error
 
 
 def _images(

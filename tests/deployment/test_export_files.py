@@ -236,6 +236,21 @@ def test_a_file_that_differs_is_not_kept(fault, unet, tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ['model.ts'] and path.read_bytes() == b'the file before'
 
 
+def test_a_full_disk_leaves_what_was_there(unet, tmp_path):
+    resource = pytest.importorskip('resource', reason='this system limits no sizes of files')
+    path = tmp_path / 'model.ts'
+    path.write_bytes(b'the file before')
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError) as error:
+            rexnet_timm.export(unet, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert error.value.filename == str(path)
+    assert [file.name for file in tmp_path.iterdir()] == ['model.ts'] and path.read_bytes() == b'the file before'
+
+
 def test_another_class_at_a_clear_pixel_is_found(unet, tmp_path, monkeypatch):
     load = load_exported
 
