@@ -7,9 +7,10 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from ..deployment.export import Comparison, export, format_of
+from ..deployment.export import export, format_of
 from ..deployment.exported import FORMATS, SMALLEST
 from ..deployment.load import HUB, load_model
+from ..deployment.parity import Comparison
 from .parsing import Parser, UsageError, number, one_of, report_errors
 
 __all__ = ['main']

@@ -7,11 +7,11 @@ run beside the network before it gets its name: what does not give the network's
 import copy
 import io
 import json
+import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 
 import segmentation_models_pytorch as smp
 import torch
@@ -28,31 +28,11 @@ from ..models.unet import MultiScaleUnet
 from .exported import FORMATS, SMALLEST, ExportedNetwork, load_exported, require
 from .load import describe, description_of
 from .onnx_graph import onnx_model
+from .parity import Comparison, compare, example_images
 
-__all__ = ['Comparison', 'export', 'format_of']
+__all__ = ['export', 'format_of']
 
 EXAMPLE = (2, 64, 96)  # number, height and width of what is traced
-COMPARED = ((1, 64, 96), (2, 97, 65), (1, 160, 160))  # and of what a file is run on
-TOLERANCE = 1e-3  # of the deviation of the logits
-HALF_TOLERANCE = 5e-2
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """An exported file beside the network, at one size.
-
-    Attributes:
-        size: Number, height and width of the images.
-        difference: Largest difference of the outputs, of the deviation of the network's; None of a file that gives
-            classes.
-        pixels: Number of pixels (of a classifier, images) whose class is clear: its logit leads by more than twice what
-            may differ. 0 for depth.
-        unequal: How many of these have another class in the file.
-    """
-    size: tuple[int, int, int]
-    difference: float | None
-    pixels: int
-    unequal: int
 
 
 def export(
@@ -111,7 +91,7 @@ def export(
     if stride > 1:
         network.requires_divisible_input_shape = False  # SMP's check, which the padding takes the place of
     reference = _Shipped(network, description, normalize, stride)
-    example = _images(EXAMPLE, description, normalize, size)
+    example = example_images(EXAMPLE if size is None else (EXAMPLE[0], *size), description, normalize)
     with _any_size(size), torch.no_grad():
         num_classes = reference(example).shape[1]
     if argmax:
@@ -134,7 +114,7 @@ def export(
                     _torch_export(shipped, example, size, metadata) if format == 'torch-export' else
                     _torchscript(shipped, example, metadata))
                 _save(content, parts[0], path)
-        return _compare(load_exported(parts[0]), reference, HALF_TOLERANCE if half else TOLERANCE)
+        return compare(load_exported(parts[0]), reference, half)
 
 
 def format_of(path: str | os.PathLike, format: str | None = None) -> str:
@@ -235,10 +215,18 @@ def _files(metadata: dict[str, str]) -> dict[str, str]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch's tracers tell of their own work."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        yield
+    """Without what the exporters tell of their own work."""
+    loggers = [logging.getLogger(name) for name in ('onnx_ir', 'onnxscript', 'torch.onnx')]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _dims(size: Sequence[int] | None) -> dict[int, str]:
@@ -306,68 +294,3 @@ def _save_openvino(
         openvino.save_model(model, part, compress_to_fp16=half)
     except RuntimeError as error:
         raise ValueError(f'OpenVINO cannot write {os.fspath(path)!r}: {first_lines(error, 1)}') from error
-
-
-def _images(
-        shape: tuple[int, int, int], description: DataDescription, as_uint8: bool, size: Sequence[int] | None = None,
-) -> torch.Tensor:
-    """Images of soft patches and noise, the same at every call, as a file takes them."""
-    number, size = shape[0], shape[1:] if size is None else tuple(size)
-    generator = torch.Generator().manual_seed(size[0])
-    patches = torch.rand(number, description.in_chans, 5, 5, generator=generator)
-    noise = torch.rand(number, description.in_chans, *size, generator=generator)
-    pixels = (0.8 * F.interpolate(patches, size, mode='bilinear') + 0.2 * noise) * 255
-    if as_uint8:
-        return pixels.to(torch.uint8)
-    low, high = description.value_range
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (description.mean, description.std))
-    return (pixels / 255 * (high - low) + low - mean) / std
-
-
-@torch.no_grad()
-def _compare(network: ExportedNetwork, reference: _Shipped, tolerance: float) -> list[Comparison]:
-    comparisons = []
-    for shape in COMPARED if network.size is None else [(EXAMPLE[0], *network.size)]:
-        images = _images(shape, network.description, network.takes_uint8)
-        expected, found = reference(images), network(images)
-        comparison = _compare_outputs(shape, expected, found, network.output, tolerance)
-        comparisons.append(comparison)
-        wrong = comparison.difference is not None and not comparison.difference <= tolerance  # NaN is wrong as well
-        if wrong or comparison.unequal:
-            difference = '' if comparison.difference is None else (
-                f' by {comparison.difference:.2g} of the deviation of the {network.output} (at most {tolerance:g})')
-            raise ValueError(
-                f'The exported file must give the values of the network, and differs{difference} at {shape[1]} x '
-                f'{shape[2]}, with another class at {comparison.unequal} of {comparison.pixels} clear pixels. It is '
-                'not kept: export another format, or without half.')
-    return comparisons
-
-
-def _compare_outputs(
-        shape: tuple[int, int, int], expected: torch.Tensor, found: torch.Tensor, output: str, tolerance: float,
-) -> Comparison:
-    if output == 'classes':
-        wanted_shape = (expected.shape[0], *expected.shape[2:])
-    else:
-        wanted_shape = tuple(expected.shape)
-    if tuple(found.shape) != wanted_shape:
-        raise ValueError(
-            f'The exported file must return {wanted_shape} for images of {shape[1]} x {shape[2]}, and returns '
-            f'{tuple(found.shape)}. It is not kept: export another format.')
-    # a network that gives nearly the same everywhere is held against the size of its values
-    deviation = max(float(expected.std()), 1e-3 * float(expected.abs().max()), 1e-12)
-    difference = None if output == 'classes' else float((found - expected).abs().max()) / deviation
-    if output == 'disparity':
-        return Comparison(shape, difference, 0, 0)
-    classes, lead = _classes(expected)
-    clear = lead > 2 * tolerance * deviation
-    unequal = clear & (classes != (found if output == 'classes' else _classes(found)[0]))
-    return Comparison(shape, difference, int(clear.sum()), int(unequal.sum()))
-
-
-def _classes(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The class of every pixel, and how far its logit leads; of a binary mask 0 is the logit of the background."""
-    if logits.shape[1] == 1:
-        return (logits[:, 0] > 0).to(torch.uint8), logits[:, 0].abs()
-    best = logits.topk(2, dim=1).values
-    return logits.argmax(1).to(torch.uint8 if logits.shape[1] <= 256 else torch.int64), best[:, 0] - best[:, 1]

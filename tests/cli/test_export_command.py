@@ -1,5 +1,6 @@
 """`rexnet export` from a command line."""
 import argparse
+import logging
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 import rexnet_timm
 from rexnet_timm.__main__ import main
 from rexnet_timm.data import DataDescription
+from rexnet_timm.deployment.exported import FORMATS
 from rexnet_timm.models.factory import network_of
 
 
@@ -57,6 +59,19 @@ def test_the_file_goes_beside_the_checkpoint(run, capsys):
         assert main(['export', '--checkpoint', str(name), '--format', 'torchscript', '--overwrite']) == 0
         assert capsys.readouterr().out.startswith(f'{run / "model.ts"}: ')
     (run / 'model.ts').unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('format', ['onnx', 'openvino'])
+def test_the_exporters_are_quiet(format, run, tmp_path, capfd, caplog):
+    for package in ('onnx', 'onnxscript', 'onnxruntime' if format == 'onnx' else 'openvino'):
+        pytest.importorskip(package, reason="the export extra is not installed: pip install 'rexnet-timm[export]'")
+    caplog.set_level(logging.INFO)
+    path = tmp_path / f'model{FORMATS[format][0]}'
+    assert main(['export', '--checkpoint', str(run), str(path)]) == 0
+    out, err = capfd.readouterr()
+    assert out.startswith(f'{path}: ') and out.count('\n') == 1 and not err
+    assert not [record for record in caplog.records if record.name.startswith(('onnx', 'torch'))]
 
 
 def test_mistakes_are_one_line(run, tmp_path, capsys):
