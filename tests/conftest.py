@@ -1,3 +1,4 @@
+import logging
 import os
 from tempfile import TemporaryDirectory
 
@@ -14,3 +15,14 @@ import torch  # noqa: E402
 def one_thread():
     """The networks of the tests are so small that threads cost more than they bring."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_logging():
+    """What a command sets up for its log ends with the test that calls it."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    for handler in set(root.handlers) - set(handlers):
+        root.removeHandler(handler)

@@ -76,7 +76,7 @@ def test_any_size(encoder_name, size):
 def test_fixed_sizes_are_told():
     model = MultiScaleUnet('tu-swin_tiny_patch4_window7_224', classes=2, img_size=64).eval()
     assert model(torch.randn(1, 3, 64, 64)).shape == (1, 2, 64, 64)
-    with pytest.raises(ValueError, match=r'images of 64 x 64 alone, got 96 x 64: resize them, build it with img_size'):
+    with pytest.raises(ValueError, match=r'images of 64 x 64 only, got 96 x 64: resize them, build it with img_size'):
         model(torch.randn(1, 3, 96, 64))
 
 
