@@ -4,12 +4,15 @@ import shlex
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import rexnet_timm
+from rexnet_timm.__main__ import main
 from rexnet_timm.cli.arguments import parse_train_args
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +35,7 @@ def test_examples_run(code, tmp_path, monkeypatch):
 
 
 def test_the_examples_are_there():
-    assert len(PYTHON) == 5 and len(TRAIN) == 7 and len(TIMM_TRAIN) == 1
+    assert len(PYTHON) == 6 and len(TRAIN) == 8 and len(TIMM_TRAIN) == 1
 
 
 @pytest.mark.parametrize('command', TRAIN, ids=range(len(TRAIN)))
@@ -42,7 +45,26 @@ def test_training_commands_parse(command, monkeypatch):
     # after the command, or the script and its number of processes
     start = words.index('train') + 1 if 'train' in words else 2
     args = parse_train_args(words[start:])
-    assert args.data_dir in ('DATA', '/imagenet/') or args.dataset == 'synthetic-depth'
+    assert args.data_dir in ('DATA', '/imagenet/') or args.dataset in ('synthetic', 'synthetic-depth')
+
+
+@pytest.mark.slow
+def test_the_way_from_a_run_to_a_shipped_model(tmp_path, monkeypatch):
+    pytest.importorskip('onnxscript', reason='needs the extra export')
+    pytest.importorskip('onnxruntime', reason='needs the extra export')
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'photos').mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)).save('photos/noise.png')
+    blocks = re.findall(r'```bash\n(.*?)```', README, re.DOTALL)
+    (block,) = [block for block in blocks if block.startswith('rexnet train') and 'rexnet predict' in block]
+    small = {'train': '--epochs 1 --synthetic-images 16 --img-size 64 --workers 0 --device cpu'}
+    for command in block.replace('\\\n', ' ').splitlines():
+        name, *words = shlex.split(command)[1:]
+        assert main([name, *words, *small.get(name, '--device cpu' if name != 'export' else '').split()]) == 0
+    for folder in ('masks', 'masks-of-onnx'):
+        with Image.open(f'output/{folder}/noise.png') as mask:
+            assert mask.mode == 'P' and mask.size == (120, 90)
+    assert (tmp_path / 'output' / 'train' / 'shapes' / 'validate-test' / 'results.json').is_file()
 
 
 @pytest.mark.parametrize('command', TIMM_TRAIN)
