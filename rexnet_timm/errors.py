@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
-__all__ = ['DatasetError', 'first_lines', 'is_told', 'near_names']
+__all__ = ['DatasetError', 'first_lines', 'first_sentence', 'is_refusal', 'is_told', 'near_names']
 
 
 class DatasetError(ValueError):
@@ -24,6 +24,12 @@ def first_lines(error: Exception, number: int = 3) -> str:
     return '; '.join(line.strip() for line in str(error).splitlines()[:number])
 
 
+def first_sentence(error: Exception) -> str:
+    """The first sentence of somebody else's error, with its full stop; what follows may fill pages."""
+    sentence = re.split(r'(?<=[.!?])\s', first_lines(error, 1), maxsplit=1)[0]
+    return sentence if sentence.endswith(('.', '!', '?')) else f'{sentence}.'
+
+
 def is_told(error: BaseException) -> bool:
     """Whether an explicit check raised the error, in words for the user: a `raise` that stands in no library.
 
@@ -31,10 +37,31 @@ def is_told(error: BaseException) -> bool:
     same class and is a fault of the program. Of an error out of a loader's worker, whose text is its traceback, that
     traceback is asked.
     """
+    path, line = _origin(error)
+    is_ours = Path(__file__).parent in Path(path).parents
+    return line.startswith('raise') and (is_ours or not _is_in_library(path))
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether an explicit check of a library raised the error, a `raise` or an `assert`: it refused what it was given.
+
+    That may be the user's mistake where what it was given is the user's. An error from elsewhere in a library, such as
+    a wrong unpacking, is none.
+    """
+    path, line = _origin(error)
+    is_ours = Path(__file__).parent in Path(path).parents
+    return line.startswith(('raise', 'assert')) and not is_ours and _is_in_library(path)
+
+
+def _origin(error: BaseException) -> tuple[str, str]:
+    """The file and the line of code that raised an error."""
     frames = traceback.extract_tb(error.__traceback__)
     path, line = (frames[-1].filename, frames[-1].line or '') if frames else ('', '')
     if str(error).startswith('Caught '):
         path, line = (re.findall(r'File "(.*?)", line \d+, in .*\n\s+(.*)', str(error)) or [(path, line)])[-1]
-    is_ours = Path(__file__).parent in Path(path).parents
+    return path, line
+
+
+def _is_in_library(path: str) -> bool:
     libraries = {Path(folder) for name, folder in sysconfig.get_paths().items() if 'lib' in name}
-    return line.startswith('raise') and (is_ours or not libraries & set(Path(path).parents))
+    return bool(libraries & set(Path(path).parents))

@@ -13,6 +13,7 @@ from typing import Any
 from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
 from timm.optim import get_optimizer_info, list_optimizers
 
+from ..files import ENCODER_DOOR, PRETRAINED_DOOR
 from ..training.losses import TARGETS, WEIGHTS
 from .parsing import Kind, Parser, UsageError, find_recipe, number, one_of
 
@@ -34,6 +35,14 @@ _SYNONYMS = {
 _LIBRARY_NAMES = {
     'depth_mult': 'rex_depth_mult', 'drop_path_rate': 'drop_path', 'drop_rate': 'drop', 'global_pool': 'gp',
     'in_channels': 'in_chans', 'width_mult': 'rex_width_mult'}
+
+
+# What else the library's errors say, with the words in its place.
+_LIBRARY_WORDS = {
+    f'rexnet_timm.{ENCODER_DOOR}': '--pretrained-path', ENCODER_DOOR: '--pretrained-path',
+    PRETRAINED_DOOR: '--pretrained-path', 'as an initial checkpoint instead of resuming it':
+    'with --initial-checkpoint instead of --resume', 'scales must': '--scales must',
+    'weights must': '--scale-weights must', 'background must': '--background-classes must'}
 
 
 def _loss(word: str) -> str:
@@ -94,7 +103,8 @@ def _add_data(group: Callable[[str], Callable[..., None]]) -> None:
     add('--train-split', default='train', help='part that is trained on')
     add('--val-split', default='validation', help='part that is validated on')
     add('--class-map', default='', metavar='FILE', help='classification: file of class names, in the order of indices')
-    add('--num-classes', kind=COUNT, help='classes of the labels, 1 for binary masks', unset='that of the model')
+    add('--num-classes', kind=COUNT, help='classes of the labels, 1 for binary masks',
+        unset='that of the model; needed for folders of masks')
     add('--in-chans', kind=COUNT, help='channels of the images', unset='3')
     add('--img-size', kind=SIDE, help='side of the training images or crops, in pixels', unset='that of the model')
     add('--input-size', kind=COUNT, nargs=3, metavar=('C', 'H', 'W'),
@@ -106,11 +116,11 @@ def _add_data(group: Callable[[str], Callable[..., None]]) -> None:
     add('--std', kind=SHARE_ABOVE_0, nargs='+',
         help='standard deviation of the pixels from 0 to 1, as --mean', unset='that of the model')
     add('--interpolation', kind=one_of('', *INTERPOLATIONS), default='',
-        help='classification: how validation images are resized', unset='that of the model')
+        help='how images are resized; classification: those of validation', unset='that of the model, or bilinear')
     add('-b', '--batch-size', kind=COUNT, default=128, help='training images in a batch of each process')
     add('-vb', '--validation-batch-size', kind=COUNT, help='validation images in a batch', unset='--batch-size')
     add('-j', '--workers', kind=INDEX, default=min(4, os.cpu_count() or 1), help='loading processes of each process')
-    add('--pin-mem', kind=bool, help='load into pinned memory, for CUDA')
+    add('--pin-mem', kind=bool, help='load into pinned memory, with CUDA')
 
 
 def _add_model(group: Callable[[str], Callable[..., None]]) -> None:
@@ -124,7 +134,7 @@ def _add_model(group: Callable[[str], Callable[..., None]]) -> None:
     add('--resume', default='', metavar='PATH', help='continue a run from its checkpoint')
     add('--no-resume-opt', kind=bool, help='continue without the state of the optimizer')
     add('--gp', help='classification: global pooling, such as avg', unset='that of the model')
-    add('--drop', kind=RATE, help='probability of dropout before the classifier', unset='that of the model')
+    add('--drop', kind=RATE, help='classification: probability of dropout before the classifier', unset='that of the model')
     add('--drop-path', kind=RATE, help='probability of dropping a block', unset='that of the model')
     add('--model-kwargs', kind=dict, help='further arguments of the model, such as scales=[0,1]')
     add('--grad-checkpointing', kind=bool, help='compute activations again in the backward pass, for less memory')
@@ -190,7 +200,7 @@ def _add_optimization(group: Callable[[str], Callable[..., None]]) -> None:
         help='schedule of the learning rate; none keeps it as it is')
     add('--sched-on-updates', kind=bool, help='change the rate after each update instead of each epoch')
     add('--warmup-epochs', kind=INDEX, default=5, help='epochs from --warmup-lr to --lr')
-    add('--warmup-lr', kind=NOT_NEGATIVE, default=1e-5, help='learning rate of the first update')
+    add('--warmup-lr', kind=NOT_NEGATIVE, default=1e-5, help='learning rate at the start of the warm-up')
     add('--warmup-prefix', kind=bool, help='add the warm-up to --epochs')
     add('--min-lr', kind=NOT_NEGATIVE, default=0., help='learning rate at the end')
     add('--cooldown-epochs', kind=INDEX, default=0, help='epochs at --min-lr after --epochs')
@@ -249,7 +259,7 @@ def _add_run(group: Callable[[str], Callable[..., None]]) -> None:
     add('--progress', kind=bool, help='a bar instead of lines')
     add('--checkpoint-hist', kind=COUNT, default=10, help='checkpoints that are kept')
     add('--output', default='', metavar='DIR', help='folder of the runs', unset='output/train')
-    add('--experiment', default='', help='folder of this run in --output', unset='time and model')
+    add('--experiment', default='', help='folder of this run in --output', unset='time and model, or that of --resume')
     add('--eval-metric', help='what ranks checkpoints', unset='top1, miou or abs_rel')
 
 
@@ -269,10 +279,10 @@ def create_train_parser(prog: str = 'rexnet train') -> Parser:
 
 
 def train_flags() -> dict[str, str]:
-    """Options by the names that the library's errors use; only names that are no English words."""
+    """What the user types by what the library's errors say; of names only those that are no English words."""
     options = create_train_parser().options
     names = {**{name: name for name in options if '_' in name}, **_LIBRARY_NAMES}
-    return {name: f'--{option.replace("_", "-")}' for name, option in names.items()}
+    return {**_LIBRARY_WORDS, **{name: f'--{option.replace("_", "-")}' for name, option in names.items()}}
 
 
 def parse_train_args(argv: Sequence[str] | None = None, prog: str = 'rexnet train') -> argparse.Namespace:

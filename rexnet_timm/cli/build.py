@@ -3,10 +3,11 @@
 Nothing here writes into the arguments: what a builder finds out, it returns.
 """
 import argparse
+import inspect
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -16,13 +17,19 @@ import timm
 import torch
 import torch.nn as nn
 from timm.layers import convert_sync_batchnorm
-from timm.models import load_model_config_from_hf
+from timm.models import get_arch_pretrained_cfgs, load_model_config_from_hf
 from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.utils import init_distributed_device
 
-from ..errors import first_lines, near_names
-from ..files import ENCODER_DOOR, PRETRAINED_DOOR, WeightsError, build_with_file
-from ..models.any_encoder import check_encoder_name, check_encoder_weights
+from ..errors import first_lines, first_sentence, is_refusal, near_names
+from ..files import WeightsError, build_with_file
+from ..models.any_encoder import (
+    SMP_ARGUMENTS,
+    check_arguments,
+    check_encoder_name,
+    check_encoder_weights,
+    encoder_arguments,
+)
 from ..models.factory import network_of
 from ..models.weights import load_encoder_weights, load_weights
 
@@ -68,7 +75,7 @@ def start_process(device: str | None = None) -> Process:
         torch.empty(0, device=name)  # says at once what would fail later
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
-            f'--device must be one that torch can use here, got {name!r}: {first_lines(error, 1)} Take --device '
+            f'--device must be one that torch can use here, got {name!r}: {first_sentence(error)} Take --device '
             f'{default_device()}, or leave it out.') from error
     if kind == 'meta':
         raise ValueError("--device must hold values, got 'meta': leave it out.")
@@ -95,27 +102,38 @@ def architecture_of(name: str) -> str:
 
 
 def _source_of(name: str) -> tuple[str, dict[str, Any]]:
-    """The architecture of a `--model` and the arguments that a saved model was built with."""
-    source, _, place = name.partition(':')
-    if not place:
-        architecture = name.split('.')[0]
+    """The architecture of a `--model`, and the arguments that a saved model was built with."""
+    source, colon, place = name.partition(':')
+    if not colon:
+        architecture, _, tag = name.partition('.')
         if not timm.is_model(architecture):
             known = [*timm.list_models(), *smp.MODEL_ARCHITECTURES_MAPPING]
             raise ValueError(
                 f'--model must be a model of timm or an architecture of SMP, got {name!r}.'
                 f'{near_names(architecture, known)}')
+        tags = get_arch_pretrained_cfgs(architecture)
+        if tag and name not in tags:
+            raise ValueError(
+                f'--model {architecture} has no pretrained tag {tag!r}: take {architecture}'
+                f' without a tag.{near_names(name, tags)}')
         return architecture, {}
+    if source.lower() not in ('hf-hub', 'hf_hub', 'local-dir') or not place:
+        raise ValueError(
+            f"--model must be a model's name, hf-hub:USER/NAME or local-dir:FOLDER, got {name!r}.")
+    rule = f"--model {name!r} must be a model that timm's save_for_hf or push_to_hf_hub has written, with its config.json"
     try:
-        if source == 'local-dir':
+        if source.lower() == 'local-dir':
             with open(os.path.join(place, 'config.json'), encoding='utf-8') as file:
                 config = json.load(file)
-            return config['architecture'], config.get('model_args') or {}
-        _, architecture, arguments = load_model_config_from_hf(place)
-        return architecture, arguments or {}
+            config = config if isinstance(config, dict) else {}
+            architecture, arguments = config.get('architecture'), config.get('model_args')
+        else:
+            _, architecture, arguments = load_model_config_from_hf(place)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"--model {name!r} must be a model that timm's save_for_hf or push_to_hf_hub has written, with its "
-            f'config.json: {type(error).__name__}: {first_lines(error, 1)}') from error
+        raise ValueError(f'{rule}: {type(error).__name__}: {first_sentence(error)}') from error
+    if not isinstance(architecture, str) or not timm.is_model(architecture):
+        raise ValueError(f"{rule}: its 'architecture' is no model of timm, got {architecture!r}.")
+    return architecture, arguments or {}
 
 
 def in_channels(args: argparse.Namespace) -> int | None:
@@ -134,16 +152,21 @@ _MODEL_FLAGS = {
     '--rex-depth-mult': 'depth_mult', '--scales': 'scales'}
 
 
-def _given(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+def _given(args: argparse.Namespace, without_effect: Collection[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Flags of the model that are given, and what they and `--model-kwargs` are as its arguments."""
-    values = {flag: getattr(args, flag[2:].replace('-', '_')) for flag in _MODEL_FLAGS}
+    names = {flag: flag[2:].replace('-', '_') for flag in _MODEL_FLAGS}
+    values = {flag: getattr(args, name) for flag, name in names.items() if name not in without_effect}
     values = {flag: value for flag, value in values.items() if value is not None}
     return values, {**{_MODEL_FLAGS[flag]: value for flag, value in values.items()}, **args.model_kwargs}
 
 
-def saved_network(args: argparse.Namespace, num_classes: int) -> dict[str, Any]:
+def saved_network(
+        args: argparse.Namespace,
+        num_classes: int,
+        without_effect: Collection[str] = (),
+) -> dict[str, Any]:
     """The plain values from which a checkpoint of the run rebuilds its model, as `network_of` gives them."""
-    _, given = _given(args)
+    _, given = _given(args, without_effect)
     if is_smp(args.model):
         return network_of('smp', args.model.lower(), {
             'encoder_name': args.encoder_name, 'in_channels': in_channels(args) or 3, 'classes': num_classes, **given})
@@ -152,21 +175,27 @@ def saved_network(args: argparse.Namespace, num_classes: int) -> dict[str, Any]:
         **arguments, 'in_chans': in_channels(args), 'num_classes': num_classes, **given})
 
 
-def create_model(args: argparse.Namespace, num_classes: int | None) -> nn.Module:
+def create_model(
+        args: argparse.Namespace,
+        num_classes: int | None,
+        without_effect: Collection[str] = (),
+) -> nn.Module:
     """The model of `--model`: one of timm's registry, or an SMP architecture on `--encoder-name`.
 
     Args:
         args: Arguments of the run.
         num_classes: Channels of its output; None for the model's own number.
+        without_effect: Names of arguments that the model does not get.
 
     Raises:
-        ValueError: An unknown name, an argument that the model does not take, or weights that do not fit.
+        ValueError: An unknown name, an argument that the model does not take, or weights that do not fit or cannot be
+            fetched.
         FileNotFoundError: A file of weights that does not exist.
     """
     for path in filter(None, (args.pretrained_path, args.initial_checkpoint)):
         if not os.path.isfile(path):
             raise FileNotFoundError(f'There is no checkpoint {path!r}.')
-    values, given = _given(args)
+    values, given = _given(args, without_effect)
     create = _create_smp if is_smp(args.model) else _create_timm
     try:
         model = create(args, num_classes, list(values), given)
@@ -176,6 +205,19 @@ def create_model(args: argparse.Namespace, num_classes: int | None) -> nn.Module
             raise
         where = next((flag for flag in values if _MODEL_FLAGS[flag] == unknown), f'{unknown} in --model-kwargs')
         raise ValueError(f'--model {args.model} does not take {unknown}: leave out {where}.') from error
+    except (AssertionError, ValueError) as error:
+        if not given or not is_refusal(error):
+            raise
+        where = [*values, *(f'{name}={value}' for name, value in args.model_kwargs.items())]
+        raise ValueError(
+            f'--model {args.model} cannot be built with {", ".join(where)}: {first_sentence(error)}') from error
+    except OSError as error:
+        weights = f'--encoder-weights {args.encoder_weights}' if args.encoder_weights else '--pretrained'
+        if not args.encoder_weights and (args.pretrained_path or not args.pretrained):
+            raise
+        raise ValueError(
+            f'The weights of {weights} for --model {args.model} cannot be fetched: {first_sentence(error)} Check the '
+            'connection, or take weights of a file by --pretrained-path.') from error
     if args.pretrained_path and is_smp(args.model):
         load_encoder_weights(model.encoder, args.pretrained_path)
     if args.initial_checkpoint:
@@ -191,10 +233,7 @@ def _load_initial(model: nn.Module, path: str) -> None:
     try:
         load_weights(model, path)
     except WeightsError as error:
-        text = str(error)
-        for door in (ENCODER_DOOR, PRETRAINED_DOOR):
-            text = text.replace(door, '--pretrained-path')
-        raise ValueError(f'--initial-checkpoint {text}') from error
+        raise ValueError(f'--initial-checkpoint {error}') from error
 
 
 def _create_smp(args: argparse.Namespace, num_classes: int | None, flags: list[str], given: dict) -> nn.Module:
@@ -207,7 +246,13 @@ def _create_smp(args: argparse.Namespace, num_classes: int | None, flags: list[s
         raise ValueError(f'--model {name} does not see --pretrained: name the weights with --encoder-weights.')
     if flags and name.lower() != 'multiscaleunet':
         raise ValueError(
-            f'--model {name} does not see {", ".join(flags)}: leave them out, or use --model multiscaleunet.')
+            f'--model {name} does not see {", ".join(flags)}: leave {"them" if len(flags) > 1 else "it"} out, or use '
+            '--model multiscaleunet.')
+    if name.lower() != 'multiscaleunet':  # SMP drops what its own encoders do not take
+        taken = inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[name.lower()].__init__).parameters.values()
+        known = [parameter.name for parameter in taken if parameter.kind is not parameter.VAR_KEYWORD]
+        is_timms = encoder_arguments(args.encoder_name) is None
+        check_arguments(f'--model {name}', given, None if is_timms else known[1:], SMP_ARGUMENTS)
     return smp.create_model(**{
         'arch': name, 'encoder_name': args.encoder_name, 'encoder_weights': args.encoder_weights,
         'in_channels': in_channels(args) or 3, 'classes': num_classes or 1, **given})
@@ -272,5 +317,7 @@ def create_optimizer(args: argparse.Namespace, model: nn.Module, lr: float) -> t
             raise
         where = {'betas': '--opt-betas', 'eps': '--opt-eps'}.get(unknown, f'{unknown} in --opt-args')
         raise ValueError(f'--opt {args.opt} does not take {unknown}: leave out {where}.') from error
-    except (ValueError, AssertionError) as error:  # the optimizers' own checks
+    except (ValueError, AssertionError) as error:
+        if not is_refusal(error):
+            raise
         raise ValueError(f'--opt {args.opt} cannot be built with these arguments: {first_lines(error, 1)}') from error

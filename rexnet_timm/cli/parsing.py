@@ -21,6 +21,7 @@ __all__ = ['TEXT', 'KeyValues', 'Kind', 'Parser', 'UsageError', 'find_recipe', '
 
 _logger = logging.getLogger(__name__)
 _NOT_GIVEN = object()
+_LOST_CONNECTION = r'Connection (closed|reset) by peer'  # of gloo, which raises a plain RuntimeError
 
 
 class UsageError(ValueError):
@@ -338,18 +339,26 @@ def report_errors(prog: str, command: Callable[[], object], flags: Mapping[str, 
 
     A mistake is told in one line on standard error: DatasetError, any other ValueError that a check raised (see
     `errors.is_told`), FloatingPointError, and OSError that names a file. Of several processes, which fail in the same
-    way, only the first tells it; a DatasetError may have met only one of them, which tells it. Everything else is a
-    fault of the program and is raised.
+    way, only the first tells it; a DatasetError may have met only one of them, which tells it. A process that loses
+    its connection since another one ended says so. Everything else is a fault of the program and is raised.
 
     Args:
         prog: The command, as it is typed.
         command: What is run.
-        flags: From the name of an argument in the library's errors to the option that sets it.
+        flags: From what the library's errors say to what the user types: from the name of an argument to the option
+            that sets it, and from a call to the words in its place.
     """
     try:
         command()
     except KeyboardInterrupt:
         status, text = 130, 'interrupted'
+    except RuntimeError as error:
+        if not (int(os.environ.get('WORLD_SIZE') or 1) > 1 and re.search(_LOST_CONNECTION, str(error))):
+            raise
+        _logger.debug('', exc_info=True)
+        rank = os.environ.get('RANK')
+        print(f'{prog}: process {rank} stops, since another process of the run has ended.', file=sys.stderr)
+        return 1
     except (ValueError, FloatingPointError, OSError) as error:
         if isinstance(error, OSError) and error.filename is None and not isinstance(error, FileNotFoundError):
             raise
@@ -379,15 +388,20 @@ def _one_line(error: Exception, flags: Mapping[str, str]) -> str:
 
 
 def _with_flags(text: str, flags: Mapping[str, str]) -> str:
-    """The text with options in place of the arguments' names, except in quoted words and in paths."""
-    quoted = r"""(?<!\w)'[^']*'(?!\w)|(?<!\w)"[^"]*"(?!\w)"""
+    """The text with options in place of the arguments' names, except in quoted words, in paths and in calls."""
+    for words in (words for words in flags if not words.isidentifier()):
+        # a name that is an English word too stands for the argument where a rule begins with it
+        start = r'(?:^|(?<=[.;:] ))' if words.endswith(' must') else ''
+        text = re.sub(start + re.escape(words), flags[words], text)
+    left = r"""(?<!\w)'[^']*'(?!\w)|(?<!\w)"[^"]*"(?!\w)|\w\([^()]*=[^()]*\)"""
+    names = '|'.join(name for name in flags if name.isidentifier())
     # nothing that is a part of a longer name, of a path, or of a call
-    name = rf'(?<![\w./\\=-])({"|".join(flags)})(=None\b|=|(?![\w/\\(-]|\.\w))' if flags else '(?!)()()'
+    name = rf'(?<![\w./\\=-])({names})(=None\b|=|(?![\w/\\(-]|\.\w))' if names else '(?!)()()'
 
     def replace(match: re.Match) -> str:
         if match[1] is None:
             return match[0]
         return f'no {flags[match[1]]}' if match[2] == '=None' else flags[match[1]] + (' ' if match[2] else '')
 
-    return re.sub(f'{quoted}|{name}', replace, text)
+    return re.sub(f'{left}|{name}', replace, text)
 

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> tuple[float | None, int | None]:
     kind.check(args)
     num_classes = kind.num_classes(args)
     datasets = kind.datasets(args, num_classes)
-    model = create_model(args, num_classes)
+    model = create_model(args, num_classes, kind.without_effect)
     num_classes = num_classes or model.num_classes
     train_loader, eval_loader = kind.loaders(args, model, datasets, process)
     model.to(process.device, memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> tuple[float | None, int | None]:
             yaml.safe_dump(record, file, default_flow_style=False)
         # what rebuilds the model and prepares its images, beside the arguments of the run
         record |= {
-            'network': saved_network(args, num_classes),
+            'network': saved_network(args, num_classes, kind.without_effect),
             'description': kind.description(args, model, datasets[1]).to_dict()}
         saver = create_saver(args, record, model, optimizer, precision, task, decreasing, output_dir, state)
     best_metric, best_epoch = fit(
