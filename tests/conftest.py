@@ -18,11 +18,10 @@ def one_thread():
 
 
 @pytest.fixture(autouse=True)
-def own_logging():
-    """What a command sets up for its log ends with the test that calls it."""
+def own_log():
+    """A command logs to the standard error of its test, which is closed after it: no handler outlives the test."""
     root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)
+    handlers, level = list(root.handlers), root.level
     yield
+    root.handlers[:] = handlers
     root.setLevel(level)
-    for handler in set(root.handlers) - set(handlers):
-        root.removeHandler(handler)

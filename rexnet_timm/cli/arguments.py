@@ -116,7 +116,7 @@ def _add_data(group: Callable[[str], Callable[..., None]]) -> None:
     add('--std', kind=SHARE_ABOVE_0, nargs='+',
         help='standard deviation of the pixels from 0 to 1, as --mean', unset='that of the model')
     add('--interpolation', kind=one_of('', *INTERPOLATIONS), default='',
-        help='how images are resized; classification: those of validation', unset='that of the model, or bilinear')
+        help='how images are resized; classification: in validation', unset="bilinear; classification: the model's")
     add('-b', '--batch-size', kind=COUNT, default=128, help='training images in a batch of each process')
     add('-vb', '--validation-batch-size', kind=COUNT, help='validation images in a batch', unset='--batch-size')
     add('-j', '--workers', kind=INDEX, default=min(4, os.cpu_count() or 1), help='loading processes of each process')
@@ -134,7 +134,8 @@ def _add_model(group: Callable[[str], Callable[..., None]]) -> None:
     add('--resume', default='', metavar='PATH', help='continue a run from its checkpoint')
     add('--no-resume-opt', kind=bool, help='continue without the state of the optimizer')
     add('--gp', help='classification: global pooling, such as avg', unset='that of the model')
-    add('--drop', kind=RATE, help='classification: probability of dropout before the classifier', unset='that of the model')
+    add('--drop', kind=RATE,
+        help='classification: probability of dropout before the classifier', unset='that of the model')
     add('--drop-path', kind=RATE, help='probability of dropping a block', unset='that of the model')
     add('--model-kwargs', kind=dict, help='further arguments of the model, such as scales=[0,1]')
     add('--grad-checkpointing', kind=bool, help='compute activations again in the backward pass, for less memory')

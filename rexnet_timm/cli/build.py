@@ -120,7 +120,8 @@ def _source_of(name: str) -> tuple[str, dict[str, Any]]:
     if source.lower() not in ('hf-hub', 'hf_hub', 'local-dir') or not place:
         raise ValueError(
             f"--model must be a model's name, hf-hub:USER/NAME or local-dir:FOLDER, got {name!r}.")
-    rule = f"--model {name!r} must be a model that timm's save_for_hf or push_to_hf_hub has written, with its config.json"
+    rule = (f"--model {name!r} must be a model that timm's save_for_hf or push_to_hf_hub has written, with its "
+            'config.json')
     try:
         if source.lower() == 'local-dir':
             with open(os.path.join(place, 'config.json'), encoding='utf-8') as file:
@@ -208,7 +209,7 @@ def create_model(
     except (AssertionError, ValueError) as error:
         if not given or not is_refusal(error):
             raise
-        where = [*values, *(f'{name}={value}' for name, value in args.model_kwargs.items())]
+        where = [*values, *(repr(f'{name}={value}') for name, value in args.model_kwargs.items())]
         raise ValueError(
             f'--model {args.model} cannot be built with {", ".join(where)}: {first_sentence(error)}') from error
     except OSError as error:

@@ -13,11 +13,11 @@ import torch
 import torch.nn as nn
 from timm.data import Mixup, create_dataset, create_loader, resolve_data_config
 from timm.loss import create_classification_loss
+from timm.optim import OptimInfo, get_optimizer_info
 from timm.task import ClassificationTask, TrainingTask
 
 from ..data import (
     DataDescription,
-    DatasetError,
     SegmentationFolder,
     SyntheticDepth,
     SyntheticShapes,
@@ -25,7 +25,9 @@ from ..data import (
     create_segmentation_loader,
     create_segmentation_transform,
 )
-from ..data.description import find_folders
+from ..data.description import IMAGE_EXTENSIONS, folder_pairs
+from ..errors import first_sentence, is_refusal
+from ..files import some
 from ..models import depth, unet
 from ..models.any_encoder import min_training_batch
 from ..training.base_losses import create_segmentation_loss
@@ -41,31 +43,74 @@ _logger = logging.getLogger(__name__)
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
 SYNTHETIC = ('synthetic', 'synthetic-depth')
+DENSE_INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic')
 
 _CLASSIFICATION = {
-    'class_map', 'crop_pct', 'gp', 'train_interpolation', 'aa', 'reprob', 'remode', 'recount', 'mixup', 'cutmix',
-    'mixup_prob', 'mixup_switch_prob', 'mixup_mode', 'smoothing', 'bce_loss', 'ratio'}
+    'class_map', 'crop_pct', 'drop', 'gp', 'train_interpolation', 'aa', 'reprob', 'remode', 'recount', 'mixup',
+    'cutmix', 'mixup_prob', 'mixup_switch_prob', 'mixup_mode', 'smoothing', 'bce_loss', 'ratio'}
 _SEGMENTATION = {'ignore_index', 'seg_loss', 'class_weights', 'scale_target', 'object_share', 'background_classes'}
 _SCALES = {'scales', 'scale_weights', 'fade_epochs'}
 _DEPTH = {'min_depth', 'max_depth', 'smoothness'}
 
-# Options that do nothing without another one: their names, whether the other one is given, and its flag.
-_NEEDS: tuple[tuple[set[str], Callable[[argparse.Namespace], Any], str], ...] = (
-    ({'model_ema_decay', 'model_ema_warmup'}, lambda args: args.model_ema, '--model-ema'),
-    ({'amp_dtype'}, lambda args: args.amp, '--amp'),
-    ({'clip_mode'}, lambda args: args.clip_grad is not None, '--clip-grad'),
-    ({'no_resume_opt'}, lambda args: args.resume, '--resume'),
-    ({'synthetic_images'}, lambda args: args.dataset in SYNTHETIC, '--dataset synthetic or synthetic-depth'),
-    ({'remode', 'recount'}, lambda args: args.reprob, '--reprob'),
-    ({'mixup_prob', 'mixup_switch_prob', 'mixup_mode'}, lambda args: args.mixup or args.cutmix, '--mixup or --cutmix'),
-    ({'object_share', 'background_classes'}, lambda args: args.scale_target == 'object', '--scale-target object'),
-    ({'lr_base', 'lr_base_size', 'lr_base_scale'}, lambda args: args.lr is None, 'leaving out --lr'),
-    ({'warmup_lr', 'warmup_prefix'}, lambda args: args.warmup_epochs, '--warmup-epochs'),
-    ({'scale', 'ratio', 'hflip', 'vflip', 'color_jitter', 'aa', 'reprob'}, lambda args: not args.no_aug,
-     'leaving out --no-aug'),
-    ({'decay_epochs'}, lambda args: args.sched in ('step', 'wsd', 'rsqrt'), '--sched step'),
-    ({'decay_milestones'}, lambda args: args.sched == 'multistep', '--sched multistep'),
-    ({'patience_epochs'}, lambda args: args.sched == 'plateau', '--sched plateau'),
+_UPDATES = ('cosine', 'tanh', 'step', 'multistep', 'constant', 'plateau', 'poly', 'wsd', 'rsqrt')  # schedules that do
+
+
+def _scales(args: argparse.Namespace) -> Sequence[int] | None:
+    """The scales of the arguments, None for those that the model has by itself."""
+    return args.model_kwargs.get('scales', args.scales)
+
+
+def _optimizer(args: argparse.Namespace) -> OptimInfo:
+    return get_optimizer_info(args.opt.lower().removeprefix('lookahead_'))
+
+
+Need = tuple[set[str], Callable[[argparse.Namespace], Any], str]
+
+# Options that depend on others: their names, whether they have an effect, and where they have none.
+_NEEDS: tuple[Need, ...] = (
+    ({'model_ema_decay', 'model_ema_warmup'}, lambda args: args.model_ema, 'without --model-ema'),
+    ({'amp_dtype'}, lambda args: args.amp, 'without --amp'),
+    ({'clip_mode'}, lambda args: args.clip_grad is not None, 'without --clip-grad'),
+    ({'no_resume_opt'}, lambda args: args.resume, 'without --resume'),
+    ({'pretrained', 'pretrained_path', 'initial_checkpoint', 'encoder_weights'}, lambda args: not args.resume,
+     'with --resume, whose weights are taken'),
+    ({'synthetic_images'}, lambda args: args.dataset in SYNTHETIC, 'without --dataset synthetic or synthetic-depth'),
+    ({'lr_base', 'lr_base_size', 'lr_base_scale'}, lambda args: args.lr is None, 'with --lr'),
+    ({'scale', 'hflip', 'vflip', 'color_jitter'}, lambda args: not args.no_aug, 'with --no-aug'),
+    ({'momentum'}, lambda args: _optimizer(args).has_momentum, 'on --opt {opt}'),
+    ({'opt_eps'}, lambda args: _optimizer(args).has_eps, 'on --opt {opt}'),
+    ({'opt_betas'}, lambda args: _optimizer(args).has_betas, 'on --opt {opt}'),
+    ({'sched_on_updates'}, lambda args: args.sched in _UPDATES, 'with --sched none'),
+    ({'warmup_epochs'}, lambda args: args.sched in _UPDATES, 'with --sched none'),
+    ({'warmup_lr', 'warmup_prefix'}, lambda args: args.warmup_epochs and args.sched in _UPDATES,
+     'without --warmup-epochs and a schedule'),
+    ({'min_lr'}, lambda args: args.sched in ('cosine', 'tanh', 'plateau', 'poly', 'wsd', 'rsqrt'),
+     'on --sched {sched}'),
+    ({'cooldown_epochs'}, lambda args: args.sched in ('cosine', 'tanh', 'poly', 'wsd', 'rsqrt'),
+     'on --sched {sched}'),
+    ({'lr_k_decay'}, lambda args: args.sched in ('cosine', 'poly'), 'without --sched cosine or poly'),
+    ({'decay_rate'}, lambda args: args.sched in ('step', 'multistep', 'plateau', 'poly'),
+     'without --sched step, multistep, plateau or poly'),
+    ({'decay_epochs'}, lambda args: args.sched in ('step', 'wsd', 'rsqrt'), 'without --sched step, wsd or rsqrt'),
+    ({'decay_milestones'}, lambda args: args.sched == 'multistep', 'without --sched multistep'),
+    ({'patience_epochs'}, lambda args: args.sched == 'plateau', 'without --sched plateau'),
+)
+_NEEDS_OF_SCALES: tuple[Need, ...] = (
+    ({'scale_weights', 'fade_epochs'}, lambda args: len(_scales(args) or (0, 1)) > 1, 'on one scale'),
+)
+_NEEDS_OF_SEGMENTATION: tuple[Need, ...] = (
+    ({'object_share', 'background_classes'}, lambda args: args.scale_target == 'object',
+     'without --scale-target object'),
+    ({'scale_target'}, lambda args: any(_scales(args) or (0, 1)), 'without a coarse scale'),
+    ({'train_split', 'val_split', 'ignore_index'}, lambda args: args.dataset not in SYNTHETIC,
+     'with a built-in --dataset'),
+)
+_NEEDS_OF_CLASSIFICATION: tuple[Need, ...] = (
+    ({'ratio', 'aa', 'reprob'}, lambda args: not args.no_aug, 'with --no-aug'),
+    ({'color_jitter'}, lambda args: args.no_aug or not args.aa or '3a' in args.aa, 'with --aa, which changes colours'),
+    ({'remode', 'recount'}, lambda args: args.reprob, 'without --reprob'),
+    ({'mixup_prob', 'mixup_mode'}, lambda args: args.mixup or args.cutmix, 'without --mixup or --cutmix'),
+    ({'mixup_switch_prob'}, lambda args: args.mixup and args.cutmix, 'without --mixup and --cutmix'),
 )
 
 
@@ -79,10 +124,12 @@ class Kind:
     Attributes:
         name: What the model learns, for messages.
         without_effect: Options that this kind does not read.
+        needs: Options that it reads in some runs only.
     """
 
     name: str
     without_effect: frozenset[str]
+    needs: tuple[Need, ...] = _NEEDS
 
     def check(self, args: argparse.Namespace) -> None:
         """Say which options have no effect, and refuse a data set that belongs to another kind.
@@ -99,10 +146,10 @@ class Kind:
         given = set(args.given)
         for name in sorted(given & self.without_effect):
             _logger.warning('%s has no effect on %s.', _flag(name), self.name)
-        for names, is_given, needed in _NEEDS:
-            if not is_given(args):
+        for names, has_effect, where in self.needs:
+            if not has_effect(args):
                 for name in sorted((given & names) - self.without_effect):
-                    _logger.warning('%s has no effect without %s.', _flag(name), needed)
+                    _logger.warning('%s has no effect %s.', _flag(name), where.format(**vars(args)))
 
     def num_classes(self, args: argparse.Namespace) -> int | None:
         """Channels of the model's output; None for the model's own number."""
@@ -158,6 +205,7 @@ class Segmentation(Kind):
 
     name = 'segmentation'
     without_effect = frozenset(_CLASSIFICATION | _DEPTH)
+    needs = (*_NEEDS, *_NEEDS_OF_SCALES, *_NEEDS_OF_SEGMENTATION)
 
     def check(self, args: argparse.Namespace) -> None:
         if args.dataset == 'synthetic-depth':
@@ -169,6 +217,8 @@ class Segmentation(Kind):
                 f'--model {args.model} learns masks, got --dataset {args.dataset}, which has none: give a folder of '
                 'images and masks, or --dataset synthetic.')
         super().check(args)
+        _check_interpolation(args)
+        _check_background(args)
         if is_smp(args.model) and args.model.lower() != 'multiscaleunet':
             for name in sorted(set(args.given) & (
                     _SCALES | {'scale_target', 'object_share', 'background_classes'}) - {'scales'}):
@@ -188,6 +238,10 @@ class Segmentation(Kind):
             return tuple(
                 SyntheticShapes(length, num_classes=max(2, num_classes), seed=args.seed + index)
                 for index, length in enumerate(_lengths(args)))
+        if not folder_pairs(args.data_dir, args.train_split) and _has_class_folders(args):
+            raise ValueError(
+                f'--model {args.model} learns masks, and {args.data_dir!r} holds folders of images without any: pass '
+                '--model rexnetv1_1_0 where they are classes, or add a folder of masks beside each.')
         return tuple(
             SegmentationFolder(args.data_dir, split, num_classes, args.ignore_index, in_channels(args) or 3)
             for split in (args.train_split, args.val_split))
@@ -252,7 +306,8 @@ class Depth(Kind):
 
     name = 'depth'
     without_effect = frozenset(
-        _CLASSIFICATION | _SEGMENTATION | {'scale', 'vflip', 'train_split', 'val_split'} - {'fade_epochs'})
+        _CLASSIFICATION | _SEGMENTATION | {'scale', 'vflip', 'train_split', 'val_split'})
+    needs = (*_NEEDS, *_NEEDS_OF_SCALES)
 
     def check(self, args: argparse.Namespace) -> None:
         if args.dataset != 'synthetic-depth':
@@ -261,6 +316,7 @@ class Depth(Kind):
                 f'--model {args.model} learns depth, got {given}: pass --dataset synthetic-depth, or a model such as '
                 'rexnetv1_unet_1_0 for masks and rexnetv1_1_0 for classes.')
         super().check(args)
+        _check_interpolation(args)
         if in_channels(args) not in (None, 3):
             raise ValueError(f'--dataset synthetic-depth has RGB images, got {in_channels(args)} channels: take 3.')
         if args.num_classes not in (None, 1):
@@ -324,6 +380,7 @@ class Classification(Kind):
 
     name = 'classification'
     without_effect = frozenset(_SEGMENTATION | _SCALES - {'scales'} | _DEPTH)
+    needs = (*_NEEDS, *_NEEDS_OF_CLASSIFICATION)
 
     def check(self, args: argparse.Namespace) -> None:
         if args.dataset in SYNTHETIC:
@@ -333,16 +390,41 @@ class Classification(Kind):
                 f'--dataset {args.dataset} has {content}, got --model {args.model} for classification: pass --model '
                 f'{fitting}.')
         super().check(args)
-        if args.dataset or args.data_dir is None:
-            return
-        try:
-            images, masks = find_folders(args.data_dir, args.train_split)
-        except DatasetError:
-            return  # no folders of images and masks, as it should be
-        raise ValueError(
-            f'--model {args.model} learns one class for each image, and {args.data_dir!r} holds images with masks '
-            f'({images.name} with {masks.name}): pass --model rexnetv1_unet_1_0 and --num-classes, or a folder with a '
-            'folder of images for each class.')
+        if in_channels(args) not in (None, 1, 3):
+            raise ValueError(
+                f'Images of classes are read as grey (1 channel) or RGB (3), got {in_channels(args)} channels: take '
+                'one of the two.')
+        if (args.mixup or args.cutmix) and args.batch_size % 2:
+            raise ValueError(
+                f'--mixup and --cutmix mix pairs of images and need an even --batch-size, got {args.batch_size}.')
+        if args.class_map and not os.path.isfile(args.class_map):
+            raise ValueError(f'--class-map must be a file of class names, one a line, and {args.class_map!r} is none.')
+        if args.class_map and not args.class_map.lower().endswith(('.txt', '.pkl')):
+            raise ValueError(
+                f"--class-map must end in .txt, one name a line, or in timm's .pkl, got {args.class_map!r}.")
+        source = args.dataset.partition('/')[0].lower()
+        if source in ('torch', 'wds') and args.data_dir is None:
+            raise ValueError(f'--dataset {args.dataset} is read from a folder: pass --data-dir.')
+        if not args.dataset:
+            self._check_folder(args)
+
+    @staticmethod
+    def _check_folder(args: argparse.Namespace) -> None:
+        # '' for a folder of images and a folder of masks in the folder itself
+        pairs = [pair for split in (args.train_split, '') for pair in folder_pairs(args.data_dir, split)]
+        if pairs:
+            images, masks = pairs[0]
+            raise ValueError(
+                f'--model {args.model} learns one class for each image, and {args.data_dir!r} holds images with masks '
+                f'({images.name} with {masks.name}): pass --model rexnetv1_unet_1_0 and --num-classes, or a folder '
+                'with a folder of images for each class.')
+        for flag, split in (('--train-split', args.train_split), ('--val-split', args.val_split)):
+            # timm would take all images for a part that is not there
+            if not any(os.path.exists(os.path.join(args.data_dir, name)) for name in _names_of_split(split)):
+                found = sorted(entry.name for entry in os.scandir(args.data_dir) if entry.is_dir())
+                raise ValueError(
+                    f'{args.data_dir!r} must have a folder {split!r} with a folder of images for each class, and has '
+                    f'{f"the folders {some(found)}" if found else "no folders"}: make it, or name another by {flag}.')
 
     def datasets(self, args: argparse.Namespace, num_classes: int | None) -> tuple[Any, Any]:
         found = []
@@ -354,15 +436,28 @@ class Classification(Kind):
             except (RuntimeError, AssertionError) as error:
                 form = f'of --dataset {args.dataset}' if args.dataset else 'folders of images, one for each class'
                 raise ValueError(f'The {split!r} part of {args.data_dir!r} must be {form}: {error}') from error
+            except ImportError as error:
+                if not args.dataset:
+                    raise
+                raise ValueError(
+                    f'--dataset {args.dataset} needs a package that is not installed: {first_sentence(error)} Install '
+                    'it, or take another data set.') from error
             if num_classes is not None:
                 self._check_classes(args, split, dataset, num_classes)
             found.append(dataset)
+        train_classes, val_classes = map(_class_indices, found)
+        if not args.dataset and train_classes != val_classes:
+            # each part numbers its own classes, so the numbers would not mean the same
+            different = sorted(train_classes.keys() ^ val_classes.keys()) or sorted(train_classes)
+            raise ValueError(
+                f'Both parts of {args.data_dir!r} must have the same classes, and only one of {args.train_split!r} and '
+                f'{args.val_split!r} has images of {some(different)}: add images, or list all classes in a file '
+                'for --class-map.')
         return tuple(found)
 
     @staticmethod
     def _check_classes(args: argparse.Namespace, split: str, dataset: Any, num_classes: int) -> None:
-        # timm's readers know the classes, and so do torchvision's data sets
-        classes = getattr(getattr(dataset, 'reader', dataset), 'class_to_idx', {})
+        classes = _class_indices(dataset)
         if len(classes) > num_classes:
             raise ValueError(
                 f'--num-classes is {num_classes}, and the {split!r} part of {args.data_dir!r} has {len(classes)} '
@@ -375,8 +470,8 @@ class Classification(Kind):
             datasets: tuple[Any, Any],
             process: Process,
     ) -> tuple[Batches, Batches]:
-        config = resolve_data_config(vars(args), model=model, verbose=process.primary)
-        least = _least_batch(model, config['input_size'])
+        config = _data_config(args, model, 1 if in_channels(args) == 1 else 3)
+        least = _least_batch(args, model, config['input_size'])
         if args.batch_size < least:
             raise ValueError(
                 f'--model {args.model} trains on at least {least} images in the batch of each process, got '
@@ -452,6 +547,23 @@ def kind_of(model: str) -> Kind:
     return Depth() if architecture in depth.default_cfgs else Classification()
 
 
+def _check_interpolation(args: argparse.Namespace) -> None:
+    """ValueError for a way of resizing that only classification has."""
+    if args.interpolation not in ('', *DENSE_INTERPOLATIONS):
+        raise ValueError(
+            f'--interpolation must be one of {", ".join(DENSE_INTERPOLATIONS)} for --model {args.model}, got '
+            f'{args.interpolation!r}.')
+
+
+def _check_background(args: argparse.Namespace) -> None:
+    """ValueError for a class of the background that is none of the classes."""
+    number = max(2, args.num_classes or 2)
+    if args.scale_target == 'object' and args.num_classes and max(args.background_classes) >= number:
+        raise ValueError(
+            f'--background-classes must be classes from 0 to {number - 1}, got '
+            f'{" ".join(map(str, args.background_classes))}.')
+
+
 def _data_config(args: argparse.Namespace, model: nn.Module, in_chans: int) -> dict[str, Any]:
     """How the model takes its images, by timm's rules; `in_chans` is what the data set reads."""
     config = resolve_data_config(vars(args), model=model)
@@ -462,9 +574,37 @@ def _data_config(args: argparse.Namespace, model: nn.Module, in_chans: int) -> d
     return config
 
 
-def _least_batch(model: nn.Module, input_size: Sequence[int]) -> int:
+def _least_batch(args: argparse.Namespace, model: nn.Module, input_size: Sequence[int]) -> int:
+    """The fewest images that the model trains on. ValueError for a size of images that it does not take."""
     in_chans, *size = input_size
-    return min_training_batch(model, tuple(size), in_chans)
+    try:
+        return min_training_batch(model, tuple(size), in_chans)
+    except AssertionError as error:
+        if not is_refusal(error):
+            raise
+        raise ValueError(
+            f'--model {args.model} does not take images of {size[0]} x {size[1]}: {first_sentence(error)} Change '
+            "--img-size or --input-size; some models take another size by --model-kwargs 'img_size=N'.") from error
+
+
+def _names_of_split(split: str) -> tuple[str, ...]:
+    """The folders in which timm looks for a part of a data set."""
+    synonyms = (('train', 'training'), ('val', 'valid', 'validation', 'eval', 'evaluation'))
+    return next(((split, *names) for names in synonyms if split in names), (split,))
+
+
+def _class_indices(dataset: Any) -> dict[str, int]:
+    """The numbers of the classes by name: timm's readers know them, and so do torchvision's data sets."""
+    return getattr(getattr(dataset, 'reader', dataset), 'class_to_idx', None) or {}
+
+
+def _has_class_folders(args: argparse.Namespace) -> bool:
+    """Whether the training part of a folder has folders of images, as classification takes them."""
+    part = next((path for name in _names_of_split(args.train_split)
+                 if os.path.isdir(path := os.path.join(args.data_dir, name))), args.data_dir)
+    return any(
+        entry.is_dir() and any(file.name.lower().endswith(IMAGE_EXTENSIONS) for file in os.scandir(entry))
+        for entry in os.scandir(part))
 
 
 def _dense_loaders(
@@ -481,7 +621,7 @@ def _dense_loaders(
     train_set, eval_set = datasets
     return (
         create_segmentation_loader(
-            train_set, args.batch_size, is_training=True, min_batch_size=_least_batch(model, input_size),
+            train_set, args.batch_size, is_training=True, min_batch_size=_least_batch(args, model, input_size),
             **shared),
         create_segmentation_loader(
             eval_set, args.validation_batch_size or args.batch_size, is_training=False, **shared),

@@ -16,10 +16,11 @@ from timm.models import safe_model_name
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.utils import CheckpointSaver, get_outdir, random_seed
 
-from ..training.engine import Precision, fit
+from ..training.engine import Precision, check_metric, fit
 from ..training.run_state import RunState, resume
 from .arguments import parse_train_args, repeatable_args, train_flags
 from .build import (
+    Process,
     create_model,
     create_optimizer,
     learning_rate,
@@ -46,6 +47,8 @@ def run(args: argparse.Namespace) -> tuple[float | None, int | None]:
 
     kind = kind_of(args.model)
     kind.check(args)
+    if process.primary:
+        warn_of_options_for_others(args, process)
     num_classes = kind.num_classes(args)
     datasets = kind.datasets(args, num_classes)
     model = create_model(args, num_classes, kind.without_effect)
@@ -62,6 +65,7 @@ def run(args: argparse.Namespace) -> tuple[float | None, int | None]:
         task.setup_ema(decay=args.model_ema_decay, use_warmup=args.model_ema_warmup)
     evaluator = task.create_evaluator()
     eval_metric = args.eval_metric or evaluator.default_metric
+    check_metric(task, eval_metric)  # before anything is written
     decreasing = eval_metric in getattr(evaluator, 'decreasing_metrics', ('loss',))  # timm's evaluators do not say
 
     state = RunState(0)
@@ -119,8 +123,11 @@ def run(args: argparse.Namespace) -> tuple[float | None, int | None]:
 
 def run_folder(args: argparse.Namespace) -> str:
     """The folder of a run, which is made: that of the resumed checkpoint unless another is asked for."""
-    if args.resume and not args.output and not args.experiment:
-        return os.path.dirname(os.path.abspath(args.resume))
+    if args.resume and not args.experiment:
+        folder = os.path.dirname(os.path.realpath(args.resume))
+        # where runs go may be repeated, as the arguments of the run do
+        if not args.output or os.path.realpath(args.output) == os.path.dirname(folder):
+            return folder
     experiment = args.experiment or f'{datetime.now():%Y%m%d-%H%M%S}-{safe_model_name(args.model)}'
     return get_outdir(args.output or os.path.join('output', 'train'), experiment)
 
@@ -148,6 +155,15 @@ def create_saver(
                 'Checkpoints are ranked anew: the run so far ranked them by %s, not by %s.',
                 state.arguments['eval_metric'], record['eval_metric'])
     return saver
+
+
+def warn_of_options_for_others(args: argparse.Namespace, process: Process) -> None:
+    """Say which options need several processes or another device."""
+    lacking = {} if process.distributed else dict.fromkeys(('dist_bn', 'no_ddp_bb', 'sync_bn'), 'one process')
+    if process.device.type != 'cuda':
+        lacking['pin_mem'] = f'--device {process.device.type}'
+    for name in sorted(lacking.keys() & set(args.given)):
+        _logger.warning('--%s has no effect on %s.', name.replace('_', '-'), lacking[name])
 
 
 def warn_of_slow_average(args: argparse.Namespace, updates: int) -> None:

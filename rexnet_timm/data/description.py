@@ -152,6 +152,15 @@ def _layouts(root: Path, split: str) -> list[tuple[Path, Path]]:
     )
 
 
+def folder_pairs(root: str | Path, split: str) -> list[tuple[Path, Path]]:
+    """Every (image folder, mask folder) that a folder has for a split, under the first of its names that has any."""
+    for name in _split_names(split):
+        found = [folders for folders in _layouts(Path(root), name) if all(folder.is_dir() for folder in folders)]
+        if found:
+            return found
+    return []
+
+
 def find_folders(root: str | Path, split: str) -> tuple[Path, Path]:
     """Find a split's folders in any of the layouts that `SegmentationFolder` lists.
 
@@ -168,13 +177,12 @@ def find_folders(root: str | Path, split: str) -> tuple[Path, Path]:
     root = Path(root)
     if not root.is_dir():
         raise DatasetError(f'The data set must be a folder: {root} does not exist or is no folder; check the path.')
-    for name in _split_names(split):
-        found = [folders for folders in _layouts(root, name) if all(folder.is_dir() for folder in folders)]
-        if len(found) > 1:
-            masks = ' and '.join(str(folders[1]) for folders in found)
-            raise DatasetError(f'A split must have one folder of masks: found {masks}; move or rename all but one.')
-        if found:
-            return found[0]
+    found = folder_pairs(root, split)
+    if len(found) > 1:
+        masks = ' and '.join(str(folders[1]) for folders in found)
+        raise DatasetError(f'A split must have one folder of masks: found {masks}; move or rename all but one.')
+    if found:
+        return found[0]
 
     layouts = '; '.join(f'{images} with {masks}' for images, masks in (
         (f'{split}/', f'{split}annot/'),

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 _logger = logging.getLogger(__name__)
 
-__all__ = ['Precision', 'evaluate', 'fit', 'train_one_epoch']
+__all__ = ['Precision', 'check_metric', 'evaluate', 'fit', 'train_one_epoch']
 
 
 @dataclass
@@ -226,6 +226,13 @@ def evaluate(
     return evaluator.compute(distributed=distributed)
 
 
+def check_metric(task: TrainingTask, eval_metric: str) -> None:
+    """Raise ValueError for a metric that the task's evaluator does not have."""
+    known = task.create_evaluator().metric_names
+    if eval_metric not in known:
+        raise ValueError(f'eval_metric must be one of {", ".join(known)}, got {eval_metric!r}.')
+
+
 def fit(
         task: TrainingTask,
         train_loader: Iterable[tuple[torch.Tensor, torch.Tensor]],
@@ -273,9 +280,7 @@ def fit(
     """
     distributed = world_size > 1
     best_metric, best_epoch = None, None
-    known = task.create_evaluator().metric_names
-    if eval_metric not in known:
-        raise ValueError(f'eval_metric must be one of {", ".join(known)}, got {eval_metric!r}.')
+    check_metric(task, eval_metric)
     if primary and output_dir is not None:
         trim_summary(os.path.join(output_dir, 'summary.csv'), start_epoch)  # of an earlier run in this folder
     for epoch in range(start_epoch, epochs):

@@ -103,7 +103,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: Any, name: str) -> 
 
 
 def _listed(groups: list[Any]) -> str:
-    return f'{len(groups)} group(s) with {", ".join(sorted(groups[0])) if groups else "nothing"}'
+    return f'{len(groups)} group(s) with {", ".join(map(repr, sorted(groups[0]))) if groups else "nothing"}'
 
 
 def _plain_history(saver: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from rexnet_timm.cli import arguments, parsing
 from rexnet_timm.cli.arguments import create_train_parser, parse_train_args, repeatable_args, train_flags
 from rexnet_timm.cli.parsing import UsageError, report_errors
-from rexnet_timm.errors import DatasetError
+from rexnet_timm.errors import DatasetError, is_refusal
 from rexnet_timm.training.base_losses import create_segmentation_loss
 
 
@@ -251,7 +251,7 @@ def test_help_explains_every_option_within_the_width(columns, monkeypatch):
     assert lines[0] == 'usage: rexnet train [DIR] [options]' and max(map(len, lines)) <= columns
     for name, option in parser.options.items():
         assert option.help and len(option.help.split()) >= 2 and option.help[-1] not in '.:', name
-        assert len(option.help) <= 150, name
+        assert len(option.help) <= 155, name
         if option.default not in (None, '', False, {}):
             assert 'default: ' in option.help, name
     assert len(lines) < 260
@@ -486,6 +486,32 @@ def test_faults_of_the_program_keep_their_traceback(error):
     assert caught.value is error
 
 
+def test_a_lost_connection_is_no_traceback_on_several_processes(capsys, monkeypatch):
+    error = RuntimeError('[pair.cc:561] Connection closed by peer [127.0.0.1]:1')
+    monkeypatch.delenv('WORLD_SIZE', raising=False)
+    with pytest.raises(RuntimeError):
+        report_errors('rexnet train', raiser(error))
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    monkeypatch.setenv('RANK', '1')
+    assert report_errors('rexnet train', raiser(error)) == 1
+    assert capsys.readouterr().err == (
+        'rexnet train: process 1 stops, since another process of the run has ended.\n')
+    with pytest.raises(RuntimeError):
+        report_errors('rexnet train', raiser(RuntimeError('shapes differ')))
+
+
+def test_a_refusal_is_an_explicit_check_of_a_library():
+    def of(command) -> bool:
+        with pytest.raises((AssertionError, ValueError)) as caught:
+            command()
+        return is_refusal(caught.value)
+
+    assert of(lambda: create_optimizer_v2([torch.zeros(1, requires_grad=True)], 'adamw', lr=-1.0))
+    assert of(lambda: torch.nn.AdaptiveLogSoftmaxWithLoss(1, 3, [5]))
+    assert not of(lambda: list(zip([1], [1, 2], strict=True)))
+    assert not of(raiser(ValueError('ours')))
+
+
 @pytest.mark.parametrize('command', [
     lambda: list(zip([1], [1, 2], strict=True)), lambda: int('one'), lambda: [a for a, b in [(1, 2, 3)]],
     lambda: torch.nn.BatchNorm2d(3)(torch.zeros(1, 3)), lambda: np.zeros(3).reshape(2)],
@@ -501,6 +527,10 @@ def test_an_error_that_no_check_raised_is_a_fault_of_the_program(command):
     ("It has no weights: use encoder_weights=None.", 'It has no weights: use no --encoder-weights.'),
     ('Leave out (batch_size), or pass batch_size=8.', 'Leave out (--batch-size), or pass --batch-size 8.'),
     ("No network of width_mult 1.5 fits 'num_classes'.", "No network of --rex-width-mult 1.5 fits 'num_classes'."),
+    ('scales must be whole numbers.', '--scales must be whole numbers.'),
+    ('These two scales must be whole numbers.', 'These two scales must be whole numbers.'),
+    ('Take rexnet_timm.load_encoder_weights(encoder, path).', 'Take --pretrained-path.'),
+    ('Call it as f(in_chans=3, num_classes=1).', 'Call it as f(in_chans=3, num_classes=1).'),
     ("The model's num_classes isn't the file's.", "The model's --num-classes isn't the file's."),
 ])
 def test_arguments_are_shown_as_options(text, shown):

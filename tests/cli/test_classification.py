@@ -1,5 +1,6 @@
 """Classification through the scripts, on small data: NAVER's recipe and timm's options."""
 import argparse
+import importlib.util
 import struct
 from pathlib import Path
 
@@ -154,3 +155,62 @@ def test_batch_norm_over_processes_needs_an_accelerator(class_folder, tmp_path):
     result = distributed(2, *arguments(class_folder, tmp_path, '--sync-bn'), cwd=tmp_path)
     assert result.returncode != 0 and 'Traceback' not in result.stderr
     assert result.stderr.count('rexnet train: error: --sync-bn needs an accelerator, since torch does not have it') == 1
+
+
+@pytest.mark.parametrize('options, message', [
+    ('--train-split trian', "must have a folder 'trian' with a folder of images for each class, and has the folders"),
+    ('--val-split vall', "must have a folder 'vall' with"),
+    ('--in-chans 4', 'got 4 channels'),
+    ('--mixup 0.2 --batch-size 3', 'need an even --batch-size, got 3'),
+    ('--class-map gone.txt', "--class-map must be a file of class names, one a line, and 'gone.txt' is none"),
+    ('--gp foo', '--model rexnetv1_test cannot be built with --gp: '),
+    ('--model vit_tiny_patch16_224', 'does not take images of 32 x 32'),
+    ('--model rexnetv1_1_0.nope', "no pretrained tag 'nope': take rexnetv1_1_0 without a tag. Did you mean"),
+    ('--model somewhere:model', "got 'somewhere:model'"),
+    ('--model resnet18 --pretrained', 'The weights of --pretrained for --model resnet18 cannot be fetched'),
+    ('--dataset hfds/no/thing', 'needs a package that is not installed'),
+])
+def test_mistakes_with_classes_end_with_one_line(options, message, class_folder, tmp_path, capsys):
+    if 'hfds' in options and importlib.util.find_spec('datasets'):
+        pytest.skip('the package is installed')
+    assert train.main(arguments(class_folder, tmp_path, *options.split())) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if 'error:' in line]
+    assert line.startswith('rexnet train: error: ') and message in line
+
+
+@pytest.mark.parametrize('config', ['{}', '[1]', '{"architecture": 5}', '{"architecture": "nope"}', 'no json'])
+def test_a_saved_model_without_an_architecture_is_refused(config, class_folder, tmp_path, capsys):
+    (tmp_path / 'config.json').write_text(config)
+    assert train.main(arguments(class_folder, tmp_path, '--model', f'local-dir:{tmp_path}')) == 2
+    assert "must be a model that timm's save_for_hf" in capsys.readouterr().err
+
+
+def test_parts_of_other_classes_are_refused(tmp_path, capsys):
+    root = write_class_folder(tmp_path / 'classes')
+    (root / 'validation' / 'dark').rename(root / 'validation' / 'dusk')
+    assert train.main(arguments(root, tmp_path)) == 2
+    assert 'must have the same classes' in (error := capsys.readouterr().err) and 'dark, dusk' in error
+
+
+@pytest.mark.parametrize('images, masks', [
+    ('train/images', 'train/masks'), ('images', 'labels'), ('training', 'trainingannot'),
+    ('images/train', 'masks/train')])
+def test_images_with_masks_are_refused(images, masks, tmp_path, capsys):
+    for name in (images, masks):
+        (tmp_path / name).mkdir(parents=True)
+    assert train.main(arguments(tmp_path, tmp_path)) == 2
+    assert 'holds images with masks' in (error := capsys.readouterr().err) and 'rexnetv1_unet_1_0' in error
+
+
+def test_two_folders_of_masks_are_still_masks(tmp_path, capsys):
+    for name in ('images', 'masks', 'labels'):
+        (tmp_path / 'train' / name).mkdir(parents=True)
+    assert train.main(arguments(tmp_path, tmp_path)) == 2
+    assert 'holds images with masks' in capsys.readouterr().err
+
+
+def test_options_without_effect_on_classes_are_told(class_folder, tmp_path, caplog):
+    run(class_folder, tmp_path, '--aa rand-m9 --color-jitter 0.2 --seg-loss dice --recount 2 --interpolation box')
+    assert sorted(message for message in caplog.messages if 'has no effect' in message) == [
+        '--color-jitter has no effect with --aa, which changes colours.',
+        '--recount has no effect without --reprob.', '--seg-loss has no effect on classification.']

@@ -44,6 +44,19 @@ def test_a_run_goes_on_elsewhere_where_asked(run, tmp_path):
     assert {'last.pth.tar', 'model_best.pth.tar', 'summary.csv'} <= files(tmp_path / 'other')
 
 
+def test_the_same_place_of_runs_is_no_other_folder(run):
+    # as args.yaml has it, or as the first command is typed again
+    assert learn('--epochs', 2, '--resume', run / 'last.pth.tar', '--output', run.parent) == 0
+    assert [row['epoch'] for row in summary(run)] == ['0', '1'] and files(run.parent) == {'run'}
+
+
+def test_a_wrong_metric_is_refused_before_anything_is_written(run, capsys):
+    before = (run / 'args.yaml').read_bytes()
+    assert learn('--epochs', 2, '--resume', run / 'last.pth.tar', '--eval-metric', 'top1') == 2
+    assert '--eval-metric must be one of loss, miou' in capsys.readouterr().err
+    assert (run / 'args.yaml').read_bytes() == before
+
+
 def test_the_arguments_of_a_run_keep_no_resume(run):
     assert learn('--epochs', 2, '--resume', run / 'last.pth.tar') == 0
     assert 'resume' not in yaml.safe_load((run / 'args.yaml').read_text())

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from running import ROOT, distributed, summary
+from running import ROOT, distributed, summary, write_class_folder
 
 from rexnet_timm.cli import train
 from rexnet_timm.cli.arguments import create_train_parser, parse_train_args
@@ -203,6 +203,17 @@ def test_the_arguments_that_timm_does_not_have_are_explained(name):
     (['--clip-grad', '-1'], None, '--clip-grad must be above 0, or left out, got -1.0'),
     (['--opt', 'adamx'], None, "got 'adamx'. Did you mean adam"),
     (['--eval-metric', 'top1'], None, "--eval-metric must be one of loss, miou"),
+    (['--interpolation', 'box'], None, "--interpolation must be one of nearest, bilinear, bicubic for --model"),
+    (['--scale-target', 'object', '--background-classes', '3'], None, 'must be classes from 0 to 2, got 3'),
+    (['--scale-weights', '1', '2'], None, '--scale-weights must have one entry for each'),
+    (['--model', 'unet', '--encoder-name', 'resnet18', '--model-kwargs', 'depth=3'], None, 'has no argument depth'),
+    (['--model', 'unet', '--encoder-name', 'resnet18', '--model-kwargs', 'encoder_depth=3'], None,
+     "cannot be built with 'encoder_depth=3': Model depth is 3"),
+    (['--model', 'unet', '--encoder-name', 'resnet18', '--encoder-weights', 'imagenet'], None,
+     'The weights of --encoder-weights imagenet for --model unet cannot be fetched'),
+    (['--model', 'unet', '--encoder-name', 'resnet18', '--encoder-weights', 'x'], None,
+     'no --encoder-weights; --pretrained-path takes a file'),
+    (['--model', 'dpt', '--encoder-name', 'tu-vit_tiny_patch16_224'], None, 'does not take images of 64 x 64'),
     (['--resume', 'gone.pth'], None, "no checkpoint 'gone.pth'"),
     (['--initial-checkpoint', 'gone.pth'], None, "no checkpoint 'gone.pth'"),
     (['--config', 'gone.yaml'], None, "no configuration file 'gone.yaml'"),
@@ -224,6 +235,56 @@ def test_mistakes_end_with_one_line_that_says_what_to_do(args, change, message, 
     assert 'Traceback' not in line
 
 
+@pytest.mark.parametrize('options, told', [
+    ('--drop 0.1 --gp avg', ['--drop has no effect on segmentation.', '--gp has no effect on segmentation.']),
+    ('--scales 0 --fade-epochs 1 2 --scale-weights two --scale-target soft', [
+        '--fade-epochs has no effect on one scale.', '--scale-weights has no effect on one scale.',
+        '--scale-target has no effect without a coarse scale.']),
+    ('--scales 2 --scale-target soft', []),
+    ('--opt sgd --opt-betas 0.9 0.9 --opt-eps 0.1', [
+        '--opt-betas has no effect on --opt sgd.', '--opt-eps has no effect on --opt sgd.']),
+    ('--momentum 0.8', ['--momentum has no effect on --opt adamw.']),
+    ('--sync-bn --pin-mem', ['--sync-bn has no effect on one process.', '--pin-mem has no effect on --device cpu.']),
+    ('--sched none --warmup-epochs 1 --min-lr 0.1', [
+        '--warmup-epochs has no effect with --sched none.', '--min-lr has no effect on --sched none.']),
+    ('--interpolation bicubic --hflip 0 --seg-loss dice --clip-grad 1 --clip-mode value', []),
+])
+def test_options_without_effect_are_told(options, told, mask_folder, tmp_path, caplog):
+    assert train.main(mask_arguments(mask_folder, tmp_path, '--epochs', '1', *options.split())) == 0
+    said = [message for message in caplog.messages if 'has no effect' in message]
+    assert sorted(said) == sorted([*told, *(
+        ['--warmup-epochs has no effect with --sched none.'] if 'none' in options and not told else [])])
+
+
+def test_a_built_in_set_takes_no_parts_and_no_ignored_label(tmp_path, caplog):
+    arguments = mask_arguments(tmp_path, tmp_path, '--num-classes', '6', '--epochs', '1')[1:]
+    assert train.main(['--dataset', 'synthetic', '--synthetic-images', '8', *arguments]) == 0
+    said = [message for message in caplog.messages if 'has no effect' in message]
+    assert said == [f'--{name} has no effect with a built-in --dataset.' for name in ('ignore-index', 'val-split')]
+
+
+def test_folders_of_classes_are_refused_with_the_model_that_fits(mask_folder, tmp_path, capsys):
+    write_class_folder(tmp_path / 'classes')
+    assert train.main(mask_arguments(tmp_path / 'classes', tmp_path)) == 2
+    assert 'holds folders of images without any: pass --model rexnetv1_1_0' in capsys.readouterr().err
+
+
+def test_a_mistake_of_the_program_is_not_dressed_up(mask_folder, tmp_path, monkeypatch):
+    def zips(*args, **kwargs):
+        return list(zip([1], [1, 2], strict=True))
+
+    def misses(*args, **kwargs):
+        return {}['key']
+
+    for name, error in ((zips, ValueError), (misses, KeyError)):
+        for place in ('kinds.create_segmentation_transform', 'kinds.SegmentationTask', 'build.smp.create_model',
+                      'kinds.create_segmentation_loader', 'build.create_optimizer_v2'):
+            with monkeypatch.context() as patch:
+                patch.setattr(f'rexnet_timm.cli.{place}', name)
+                with pytest.raises(error):
+                    train.main(mask_arguments(mask_folder, tmp_path))
+
+
 def test_a_typo_in_a_recipe_names_the_near_argument(tmp_path, capsys):
     path = tmp_path / 'recipe.yaml'
     path.write_text('batchsize: 16\n')
@@ -231,10 +292,19 @@ def test_a_typo_in_a_recipe_names_the_near_argument(tmp_path, capsys):
     assert "recipe.yaml', line 1: there is no option batchsize. Did you mean batch_size" in capsys.readouterr().err
 
 
+def test_a_mistake_that_one_process_meets_is_told_once(mask_folder, tmp_path):
+    (mask_folder / 'train' / '3.png').write_bytes(b'nothing')
+    arguments = mask_arguments(mask_folder, tmp_path, '--batch-size', '2', '--epochs', '1')
+    result = distributed(2, *arguments, cwd=tmp_path)
+    assert result.returncode != 0
+    assert result.stderr.count('rexnet train: error: ') == 1 and '3.png' in result.stderr
+    assert 'Traceback' not in result.stderr + result.stdout
+
+
 def test_mistakes_on_several_processes_show_no_traceback(mask_folder, tmp_path):
     result = distributed(2, *mask_arguments(mask_folder, tmp_path, '--scales', '9'), cwd=tmp_path)
     assert result.returncode != 0
-    assert result.stderr.count('rexnet train: error: scales must be') == 1
+    assert result.stderr.count('rexnet train: error: --scales must be') == 1
     assert 'Traceback' not in result.stderr + result.stdout
 
 

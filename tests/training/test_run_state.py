@@ -76,8 +76,9 @@ def test_a_changed_option_of_the_optimizer_is_used(last):
 def test_another_optimizer_is_refused_and_can_be_left_out(last):
     task = segmentation_task()
     with pytest.raises(ValueError, match=(
-            r"last.pth.tar' was trained by another optimizer, .* betas, eps, lr, weight_decay, this run has 1 "
-            r'group\(s\) with lr, momentum, weight_decay. Take the optimizer .* without its state \(no_resume_opt')):
+            r"last.pth.tar' was trained by another optimizer, .* 'lr', 'weight_decay', this run has 1 "
+            r"group\(s\) with 'lr', 'momentum', 'weight_decay'. Take the optimizer .* without its "
+            r'state \(no_resume_opt')):
         resume(last, task, torch.optim.SGD(task.parameters(), lr=0.1, momentum=0.9))
     assert resume(last, task, None).epoch == 2
 
