@@ -52,13 +52,14 @@ def draw_predictions(model: torch.nn.Module, dataset: SyntheticShapes, indices: 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Run the demo; returns the metrics on held-out images in percent."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--epochs', type=int, default=7)
-    parser.add_argument('--train-images', type=int, default=512)
-    parser.add_argument('--held-out-images', type=int, default=64)
-    parser.add_argument('--image-size', type=int, default=128)
-    parser.add_argument('--batch-size', type=int, default=8)
-    parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--output', type=Path, default=Path('output', 'demo', 'predictions.png'))
+    parser.add_argument('--epochs', type=int, default=7, help='epochs of training (default: %(default)s)')
+    parser.add_argument('--train-images', type=int, default=512, help='images to train on (default: %(default)s)')
+    parser.add_argument('--held-out-images', type=int, default=64, help='images to test on (default: %(default)s)')
+    parser.add_argument('--image-size', type=int, default=128, help='side in pixels (default: %(default)s)')
+    parser.add_argument('--batch-size', type=int, default=8, help='images in a batch (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of images and training (default: %(default)s)')
+    parser.add_argument('--output', type=Path, default=Path('output', 'demo', 'predictions.png'),
+                        help='picture to write (default: %(default)s)')
     args = parser.parse_args(argv)
 
     random_seed(args.seed)

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Train on N processes of this machine: distributed_train.sh N [DATA] [ARGUMENTS OF train.py ...]
+# Train on N processes of this machine: distributed_train.sh N [DATA] [OPTIONS OF rexnet train ...]
 # One process for each GPU, or for each group of CPU cores.
 set -euo pipefail
 
 if [[ ! ${1:-} =~ ^[1-9][0-9]*$ ]]; then
-    echo "usage: $(basename "$0") N [DATA] [ARGUMENTS OF train.py ...]" >&2
+    echo "usage: $(basename "$0") N [DATA] [OPTIONS OF rexnet train ...]" >&2
     echo "N, the number of processes, must be a whole number of at least 1, got '${1:-}'." >&2
     exit 2
 fi

@@ -3,9 +3,9 @@
 
     python scripts/scales.py output/train/RUN --output output/scales
 
-RUN is the folder of a run of scripts/train.py; its best weights are taken, its data and settings are those of its
-args.yaml unless they are given again, as train.py takes them. Images go through one at a time, each through every row
-of the table in turn, so that a machine whose speed drifts treats all the same. A table is printed; scales.csv and a
+RUN is the folder of a run of `rexnet train`; its best weights are taken, its data and settings are those of its
+args.yaml unless they are given again, as `rexnet train` takes them. Images go through one at a time, each through every
+row of the table in turn, so that a machine whose speed drifts treats all the same. A table is printed; scales.csv and a
 picture of mIoU against time are written.
 """
 import argparse
@@ -107,14 +107,14 @@ def run(argv: Sequence[str] | None) -> list[dict[str, float | str]]:
     """Measure, print and write; returns the rows."""
     parser = argparse.ArgumentParser(
         prog='scales.py', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument('run', help='folder of a run of train.py')
+    parser.add_argument('run', help='folder of a run of rexnet train')
     parser.add_argument('--thresholds', type=float, nargs='+', default=[0.84, 0.86, 0.88, 0.9, 0.92], metavar='X',
                         help='mean probability from which on a scale is sure enough')
     parser.add_argument('--output', type=Path, default=Path('output', 'scales'), metavar='DIR')
     own, others = parser.parse_known_args(argv)
     for name in ('args.yaml', 'model_best.pth.tar'):
         if not os.path.isfile(os.path.join(own.run, name)):
-            raise FileNotFoundError(f'{own.run!r} must be the folder of a run of train.py, and has no {name}.')
+            raise FileNotFoundError(f'{own.run!r} must be the folder of a run of rexnet train, and has no {name}.')
     args = parse_train_args(['--config', os.path.join(own.run, 'args.yaml'), *others])
     args = argparse.Namespace(**{
         **vars(args), 'initial_checkpoint': os.path.join(own.run, 'model_best.pth.tar'), 'validation_batch_size': 1,

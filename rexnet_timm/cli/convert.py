@@ -6,7 +6,7 @@ rexnet convert model_best.pth.tar rexnetv1.pth --to naver
 import argparse
 from collections.abc import Sequence
 
-from ..files import SUFFIXES, load_weights_file, save_weights
+from ..files import SUFFIXES, WeightsError, load_weights_file, save_weights
 from ..models.layout import check_shapes, timm_to_naver, to_timm_layout
 from ..models.weights import model_of
 from .parsing import Parser, number, one_of, report_errors
@@ -38,11 +38,14 @@ def convert(args: argparse.Namespace) -> int:
         ValueError: A file that is not of this network, or a name that OUTPUT cannot have.
     """
     state_dict = load_weights_file(args.input)
-    model = model_of(state_dict, args.width_mult, args.depth_mult)
-    state_dict = to_timm_layout(state_dict, model)
-    check_shapes(state_dict, model)
-    if args.to == 'naver':
-        state_dict = timm_to_naver(state_dict, model)
+    try:
+        model = model_of(state_dict, args.width_mult, args.depth_mult)
+        state_dict = to_timm_layout(state_dict, model)
+        check_shapes(state_dict, model)
+        if args.to == 'naver':
+            state_dict = timm_to_naver(state_dict, model)
+    except WeightsError as error:
+        raise WeightsError(f'{args.input!r}: {error}') from error
     save_weights(args.output, state_dict)
     return len(state_dict)
 
@@ -54,4 +57,4 @@ def main(argv: Sequence[str] | None = None, prog: str = 'rexnet convert') -> int
         entries = convert(args)
         print(f"{args.output}: {entries} entries in {dict(naver='NAVER', timm='timm')[args.to]}'s layout")
 
-    return report_errors(prog, command)
+    return report_errors(prog, command, dict(width_mult='--width-mult', depth_mult='--depth-mult'))

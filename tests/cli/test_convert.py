@@ -125,7 +125,7 @@ def test_foreign_files_are_refused(tmp_path, capsys):
     torch.save({**state_dict, 'extra': torch.zeros(1)}, source)
     assert '1 are not its own (extra)' in refused(capsys, source, target, '--to', 'timm')
     torch.save({key: value for key, value in state_dict.items() if 'features.3' not in key}, source)
-    assert 'No depth_mult gives 5 blocks' in refused(capsys, source, target, '--to', 'timm')
+    assert 'No --depth-mult gives 5 blocks' in refused(capsys, source, target, '--to', 'timm')
     torch.save([1], source)
     assert 'must be a dict' in refused(capsys, source, target, '--to', 'timm')
     torch.save({'epoch': 3}, source)
@@ -139,3 +139,13 @@ def test_foreign_files_are_refused(tmp_path, capsys):
     assert "must end in .safetensors, .pth, .pt, got 'b.bin'" in refused(capsys, source, 'b.bin', '--to', 'timm')
     assert 'There is no folder' in refused(capsys, source, tmp_path / 'no' / 'b.pth', '--to', 'timm')
     assert not target.exists()
+
+
+def test_a_refusal_names_the_file_and_the_options(tmp_path, capsys):
+    source, target = tmp_path / 'a.pth', tmp_path / 'b.pth'
+    for content, more, text in (
+            (timm.create_model('test_resnet'), (), 'stem.conv.weight (timm)'),
+            (timm.create_model('rexnetv1_test'), ('--width-mult', '1.0'), 'No ReXNetV1 of --width-mult 1.0')):
+        torch.save(content.state_dict(), source)
+        error = refused(capsys, source, target, '--to', 'timm', *more)
+        assert repr(str(source)) in error and text in error

@@ -106,4 +106,4 @@ def test_the_scales_of_a_run_are_measured(tmp_path, capsys):
 
 def test_scales_of_what_is_no_run_is_told(tmp_path, capsys):
     assert load_script('scales').main([str(tmp_path)]) == 2
-    assert 'must be the folder of a run of train.py, and has no args.yaml' in capsys.readouterr().err
+    assert 'must be the folder of a run of rexnet train, and has no args.yaml' in capsys.readouterr().err
