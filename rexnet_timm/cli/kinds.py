@@ -4,16 +4,14 @@ A run asks `kind_of` once; whatever depends on the kind is a method of the objec
 class here, with the methods of `Kind`.
 """
 import argparse
-import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.nn as nn
 from timm.data import Mixup, create_dataset, create_loader, resolve_data_config
 from timm.loss import create_classification_loss
-from timm.optim import OptimInfo, get_optimizer_info
 from timm.task import ClassificationTask, TrainingTask
 
 from ..data import (
@@ -35,88 +33,25 @@ from ..training.depth_losses import MultiScaleDepthLoss
 from ..training.losses import MultiScaleLoss
 from ..training.tasks import DepthTask, SegmentationTask
 from .build import Process, architecture_of, in_channels, is_smp
+from .unused import (
+    CLASSIFICATION,
+    DEPTH,
+    NEEDS,
+    NEEDS_OF_CLASSIFICATION,
+    NEEDS_OF_SCALES,
+    NEEDS_OF_SEGMENTATION,
+    SCALES,
+    SEGMENTATION,
+    SYNTHETIC,
+    Need,
+    warn_of_unused,
+)
 
 __all__ = ['Classification', 'Depth', 'Kind', 'Segmentation', 'kind_of']
 
-_logger = logging.getLogger(__name__)
-
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
-SYNTHETIC = ('synthetic', 'synthetic-depth')
 DENSE_INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic')
-
-_CLASSIFICATION = {
-    'class_map', 'crop_pct', 'drop', 'gp', 'train_interpolation', 'aa', 'reprob', 'remode', 'recount', 'mixup',
-    'cutmix', 'mixup_prob', 'mixup_switch_prob', 'mixup_mode', 'smoothing', 'bce_loss', 'ratio'}
-_SEGMENTATION = {'ignore_index', 'seg_loss', 'class_weights', 'scale_target', 'object_share', 'background_classes'}
-_SCALES = {'scales', 'scale_weights', 'fade_epochs'}
-_DEPTH = {'min_depth', 'max_depth', 'smoothness'}
-
-_UPDATES = ('cosine', 'tanh', 'step', 'multistep', 'constant', 'plateau', 'poly', 'wsd', 'rsqrt')  # schedules that do
-
-
-def _scales(args: argparse.Namespace) -> Sequence[int] | None:
-    """The scales of the arguments, None for those that the model has by itself."""
-    return args.model_kwargs.get('scales', args.scales)
-
-
-def _optimizer(args: argparse.Namespace) -> OptimInfo:
-    return get_optimizer_info(args.opt.lower().removeprefix('lookahead_'))
-
-
-Need = tuple[set[str], Callable[[argparse.Namespace], Any], str]
-
-# Options that depend on others: their names, whether they have an effect, and where they have none.
-_NEEDS: tuple[Need, ...] = (
-    ({'model_ema_decay', 'model_ema_warmup'}, lambda args: args.model_ema, 'without --model-ema'),
-    ({'amp_dtype'}, lambda args: args.amp, 'without --amp'),
-    ({'clip_mode'}, lambda args: args.clip_grad is not None, 'without --clip-grad'),
-    ({'no_resume_opt'}, lambda args: args.resume, 'without --resume'),
-    ({'pretrained', 'pretrained_path', 'initial_checkpoint', 'encoder_weights'}, lambda args: not args.resume,
-     'with --resume, whose weights are taken'),
-    ({'synthetic_images'}, lambda args: args.dataset in SYNTHETIC, 'without --dataset synthetic or synthetic-depth'),
-    ({'lr_base', 'lr_base_size', 'lr_base_scale'}, lambda args: args.lr is None, 'with --lr'),
-    ({'scale', 'hflip', 'vflip', 'color_jitter'}, lambda args: not args.no_aug, 'with --no-aug'),
-    ({'momentum'}, lambda args: _optimizer(args).has_momentum, 'on --opt {opt}'),
-    ({'opt_eps'}, lambda args: _optimizer(args).has_eps, 'on --opt {opt}'),
-    ({'opt_betas'}, lambda args: _optimizer(args).has_betas, 'on --opt {opt}'),
-    ({'sched_on_updates'}, lambda args: args.sched in _UPDATES, 'with --sched none'),
-    ({'warmup_epochs'}, lambda args: args.sched in _UPDATES, 'with --sched none'),
-    ({'warmup_lr', 'warmup_prefix'}, lambda args: args.warmup_epochs and args.sched in _UPDATES,
-     'without --warmup-epochs and a schedule'),
-    ({'min_lr'}, lambda args: args.sched in ('cosine', 'tanh', 'plateau', 'poly', 'wsd', 'rsqrt'),
-     'on --sched {sched}'),
-    ({'cooldown_epochs'}, lambda args: args.sched in ('cosine', 'tanh', 'poly', 'wsd', 'rsqrt'),
-     'on --sched {sched}'),
-    ({'lr_k_decay'}, lambda args: args.sched in ('cosine', 'poly'), 'without --sched cosine or poly'),
-    ({'decay_rate'}, lambda args: args.sched in ('step', 'multistep', 'plateau', 'poly'),
-     'without --sched step, multistep, plateau or poly'),
-    ({'decay_epochs'}, lambda args: args.sched in ('step', 'wsd', 'rsqrt'), 'without --sched step, wsd or rsqrt'),
-    ({'decay_milestones'}, lambda args: args.sched == 'multistep', 'without --sched multistep'),
-    ({'patience_epochs'}, lambda args: args.sched == 'plateau', 'without --sched plateau'),
-)
-_NEEDS_OF_SCALES: tuple[Need, ...] = (
-    ({'scale_weights', 'fade_epochs'}, lambda args: len(_scales(args) or (0, 1)) > 1, 'on one scale'),
-)
-_NEEDS_OF_SEGMENTATION: tuple[Need, ...] = (
-    ({'object_share', 'background_classes'}, lambda args: args.scale_target == 'object',
-     'without --scale-target object'),
-    ({'scale_target'}, lambda args: any(_scales(args) or (0, 1)), 'without a coarse scale'),
-    ({'train_split', 'val_split', 'ignore_index'}, lambda args: args.dataset not in SYNTHETIC,
-     'with a built-in --dataset'),
-)
-_NEEDS_OF_CLASSIFICATION: tuple[Need, ...] = (
-    ({'ratio', 'aa', 'reprob'}, lambda args: not args.no_aug, 'with --no-aug'),
-    ({'color_jitter'}, lambda args: args.no_aug or not args.aa or '3a' in args.aa, 'with --aa, which changes colours'),
-    ({'remode', 'recount'}, lambda args: args.reprob, 'without --reprob'),
-    ({'mixup_prob', 'mixup_mode'}, lambda args: args.mixup or args.cutmix, 'without --mixup or --cutmix'),
-    ({'mixup_switch_prob'}, lambda args: args.mixup and args.cutmix, 'without --mixup and --cutmix'),
-)
-
-
-def _flag(name: str) -> str:
-    return '--' + name.replace('_', '-')
-
 
 class Kind:
     """What a kind of model is trained on and by. The arguments of a run are read, never written.
@@ -129,7 +64,7 @@ class Kind:
 
     name: str
     without_effect: frozenset[str]
-    needs: tuple[Need, ...] = _NEEDS
+    needs: tuple[Need, ...] = NEEDS
 
     def check(self, args: argparse.Namespace) -> None:
         """Say which options have no effect, and refuse a data set that belongs to another kind.
@@ -143,13 +78,7 @@ class Kind:
                 'of the two.')
         if args.data_dir is not None and not os.path.isdir(args.data_dir):
             raise ValueError(f'The folder of the data must exist, {args.data_dir!r} does not.')
-        given = set(args.given)
-        for name in sorted(given & self.without_effect):
-            _logger.warning('%s has no effect on %s.', _flag(name), self.name)
-        for names, has_effect, where in self.needs:
-            if not has_effect(args):
-                for name in sorted((given & names) - self.without_effect):
-                    _logger.warning('%s has no effect %s.', _flag(name), where.format(**vars(args)))
+        warn_of_unused(args, self.name, self.without_effect, self.needs)
 
     def num_classes(self, args: argparse.Namespace) -> int | None:
         """Channels of the model's output; None for the model's own number."""
@@ -204,8 +133,8 @@ class Segmentation(Kind):
     """Classes of pixels: all of SMP's architectures and this package's U-Nets."""
 
     name = 'segmentation'
-    without_effect = frozenset(_CLASSIFICATION | _DEPTH)
-    needs = (*_NEEDS, *_NEEDS_OF_SCALES, *_NEEDS_OF_SEGMENTATION)
+    without_effect = frozenset(CLASSIFICATION | DEPTH)
+    needs = (*NEEDS, *NEEDS_OF_SCALES, *NEEDS_OF_SEGMENTATION)
 
     def check(self, args: argparse.Namespace) -> None:
         if args.dataset == 'synthetic-depth':
@@ -220,9 +149,8 @@ class Segmentation(Kind):
         _check_interpolation(args)
         _check_background(args)
         if is_smp(args.model) and args.model.lower() != 'multiscaleunet':
-            for name in sorted(set(args.given) & (
-                    _SCALES | {'scale_target', 'object_share', 'background_classes'}) - {'scales'}):
-                _logger.warning('%s has no effect on --model %s, which has one scale.', _flag(name), args.model)
+            unused = SCALES - {'scales'} | {'scale_target', 'object_share', 'background_classes'}
+            warn_of_unused(args, f'--model {args.model}, which has one scale', unused)
 
     def num_classes(self, args: argparse.Namespace) -> int:
         """Channels of the logits. ValueError where they are needed and not given."""
@@ -295,7 +223,6 @@ class Segmentation(Kind):
             model, num_classes, criterion, dataset.ignore_label, dataset.class_names, device=process.device,
             verbose=process.primary)
 
-
     def _own_description(self, args: argparse.Namespace, dataset: Any, config: dict[str, Any]) -> dict[str, Any]:
         own = super()._own_description(args, dataset, config)
         return {**own, 'class_names': dataset.class_names, 'ignore_index': getattr(dataset, 'ignore_index', None)}
@@ -306,8 +233,8 @@ class Depth(Kind):
 
     name = 'depth'
     without_effect = frozenset(
-        _CLASSIFICATION | _SEGMENTATION | {'scale', 'vflip', 'train_split', 'val_split'})
-    needs = (*_NEEDS, *_NEEDS_OF_SCALES)
+        CLASSIFICATION | SEGMENTATION | {'scale', 'vflip', 'train_split', 'val_split'})
+    needs = (*NEEDS, *NEEDS_OF_SCALES)
 
     def check(self, args: argparse.Namespace) -> None:
         if args.dataset != 'synthetic-depth':
@@ -369,7 +296,6 @@ class Depth(Kind):
         criterion.multi_scale.scale_weights(model.scales)  # as many as there are scales, or an error now
         return DepthTask(model, criterion, device=process.device, verbose=process.primary)
 
-
     def _own_description(self, args: argparse.Namespace, dataset: Any, config: dict[str, Any]) -> dict[str, Any]:
         own = super()._own_description(args, dataset, config)
         return {**own, 'min_depth': args.min_depth, 'max_depth': args.max_depth}
@@ -379,8 +305,8 @@ class Classification(Kind):
     """Classes of images: any other model of timm."""
 
     name = 'classification'
-    without_effect = frozenset(_SEGMENTATION | _SCALES - {'scales'} | _DEPTH)
-    needs = (*_NEEDS, *_NEEDS_OF_CLASSIFICATION)
+    without_effect = frozenset(SEGMENTATION | SCALES - {'scales'} | DEPTH)
+    needs = (*NEEDS, *NEEDS_OF_CLASSIFICATION)
 
     def check(self, args: argparse.Namespace) -> None:
         if args.dataset in SYNTHETIC:
@@ -530,7 +456,6 @@ class Classification(Kind):
             mixup_alpha=args.mixup, cutmix_alpha=args.cutmix, prob=args.mixup_prob,
             switch_prob=args.mixup_switch_prob, mode=args.mixup_mode, label_smoothing=args.smoothing,
             num_classes=num_classes)
-
 
     def _own_description(self, args: argparse.Namespace, dataset: Any, config: dict[str, Any]) -> dict[str, Any]:
         classes = getattr(getattr(dataset, 'reader', dataset), 'class_to_idx', {})
