@@ -53,6 +53,7 @@ Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
 DENSE_INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic')
 
+
 class Kind:
     """What a kind of model is trained on and by. The arguments of a run are read, never written.
 
