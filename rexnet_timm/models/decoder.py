@@ -10,7 +10,8 @@ two: that of `smp.Unet` itself (`ConcatDecoder`), and a light one (`AdditiveDeco
 
 In both, the features of every stage come out, and the stages finer than asked for are not run.
 """
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 from typing import Final
 
 import torch
@@ -303,10 +304,11 @@ def create_decoder(
     number, rule = (depth - 1, 'encoder_depth - 1') if decoder_type == 'additive' else (depth, 'encoder_depth')
     if decoder_channels is None:
         decoder_channels = DECODER_CHANNELS[decoder_type][-number:]
-    if len(decoder_channels) != number:
+    entries = tuple(decoder_channels) if isinstance(decoder_channels, Iterable) else (decoder_channels,)
+    if len(entries) != number or not all(isinstance(entry, Integral) and entry > 0 for entry in entries):
         raise ValueError(
             f'decoder_channels of the {decoder_type} decoder needs {rule} = {number} entries, coarsest first, '
-            f'got {len(decoder_channels)}: {tuple(decoder_channels)}.')
+            f'got {len(entries)}: {entries}. Each is a whole number of at least 1.')
     if decoder_type == 'additive':
         return AdditiveDecoder(encoder_channels, decoder_channels, act_layer, interpolation, grids)
     if act_layer != 'relu':

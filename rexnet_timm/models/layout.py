@@ -87,9 +87,10 @@ def check_names(
     missing = [key for key in needed if key not in state_dict]
     unknown = [key for key in state_dict if key not in allowed]
     if problem or len(unknown) == len(state_dict) or (strict and (missing or unknown)):
-        raise WeightsError(
-            f'The state dict {problem or "does not fit"}: {len(missing)} of the {len(needed)} entries that {owner} '
-            f'needs are missing ({some(missing)}), {len(unknown)} are not its own ({some(unknown)}). {remedy}')
+        found = [f'{len(missing)} of the {len(needed)} entries that {owner} needs are missing ({some(missing)})'] \
+            if missing else []
+        found += [f'{len(unknown)} are not its own ({some(unknown)})'] if unknown else []
+        raise WeightsError(f'The state dict {problem or "does not fit"}: {", ".join(found)}. {remedy}')
 
 
 def check_shapes(state_dict: Mapping[str, Any], model: nn.Module) -> None:

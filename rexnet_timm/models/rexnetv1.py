@@ -138,8 +138,8 @@ class ReXNetV1(RexNet):
             **kwargs: Any,
     ):
         for name, value in (('width_mult', width_mult), ('depth_mult', depth_mult)):
-            if not 0 < value < float('inf'):
-                raise ValueError(f'{name} must be a positive number, got {value}. Use 1.0 for the standard network.')
+            if not isinstance(value, (int, float)) or not 0 < value < float('inf'):
+                raise ValueError(f'{name} must be a positive number, got {value!r}. Use 1.0 for the standard network.')
         if output_stride not in (8, 16, 32):
             raise ValueError(f'output_stride must be 8, 16 or 32, got {output_stride}. Use 32 for no dilation.')
         super().__init__(

@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any, Final
 
 import segmentation_models_pytorch as smp
@@ -144,8 +145,8 @@ class MultiScaleUnet(SegmentationModel):
         _check_unet_arguments(encoder_name, kwargs)
         if encoder_depth not in (3, 4, 5):
             raise ValueError(f'encoder_depth must be 3, 4 or 5, got {encoder_depth!r}.')
-        if classes < 1:
-            raise ValueError(f'classes must be at least 1, got {classes!r}.')
+        if not isinstance(classes, Integral) or classes < 1:
+            raise ValueError(f'classes must be a whole number of at least 1, got {classes!r}.')
         self.scales = _check_scales(scales, encoder_depth)
 
         self.encoder = create_encoder(
@@ -414,7 +415,7 @@ def unet_arguments() -> list[str]:
 
 
 def _check_scales(scales: Sequence[int], encoder_depth: int) -> tuple[int, ...]:
-    scales = tuple(scales)
+    scales = tuple(scales) if isinstance(scales, Iterable) else (scales,)
     if not scales or len(set(scales)) != len(scales) or not set(scales) <= set(range(encoder_depth)):
         raise ValueError(
             f'scales must be different whole numbers from 0 (the size of the input) to {encoder_depth - 1} '
