@@ -362,6 +362,7 @@ def test_binary_confidence_is_that_of_the_likelier_side():
         assert model.forward_confident(x, reached + 1e-4)[1].tolist() != [4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('decoder_type', ['additive', 'unet'])
 @pytest.mark.parametrize('training', [True, False])
 def test_compiles_without_a_graph_break(decoder_type, training):

@@ -55,6 +55,7 @@ def test_the_benchmark_measures_memory(tmp_path):
     assert float(peer['memory_ratio']) == 1
 
 
+@pytest.mark.slow
 def test_the_benchmark_measures_every_model_and_writes_its_files(tmp_path):
     names = [FUSED, *MODELS]
     printed, rows = run_benchmark(names, 64, tmp_path, '--no-memory')
