@@ -495,7 +495,7 @@ def test_code_of_the_hub_form_is_refused_without_torchs_hint(tmp_path):
         assert_refused(load, tmp_path, 'The weights in {} do not load: Error while deserializing header')
     config = json.loads((tmp_path / 'config.json').read_text())
     (tmp_path / 'config.json').write_text(json.dumps({**config, 'classes': -1}))
-    with pytest.raises(ValueError, match='^classes must be a whole number'):  # what is not of the weights stays as it is
+    with pytest.raises(ValueError, match='^classes must be a whole number'):  # no matter of weights
         smp.from_pretrained(tmp_path)
     (tmp_path / 'config.json').write_text(json.dumps(config))
     save_file(dict(backbone().state_dict()), tmp_path / 'model.safetensors')
