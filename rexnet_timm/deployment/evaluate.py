@@ -1,15 +1,17 @@
 """Validation of a trained model: every image of a split once, at its own size, by the metrics of the model's task."""
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn as nn
 from PIL import Image
+from timm.task import TrainingTask
 from torch.utils.data import DataLoader, Dataset
 
 from ..data.loader import EvaluationBatches
+from ..training.engine import evaluate as evaluate_task
 from .load import description_of
 from .pictures import worst_sheet
 from .results import write_results
@@ -21,8 +23,8 @@ __all__ = ['evaluate']
 
 
 def evaluate(
-        model: nn.Module,
-        data: str | os.PathLike | Dataset,
+        model: nn.Module | TrainingTask,
+        data: str | os.PathLike | Dataset | Iterable[tuple[torch.Tensor, torch.Tensor]],
         split: str = 'test',
         *,
         batch_size: int = 8,
@@ -44,7 +46,9 @@ def evaluate(
     NaN, and no mean includes it.
 
     Args:
-        model: A model of `load_model`, on the device where it shall run; it is put into evaluation mode.
+        model: A model of `load_model`, on the device where it shall run; it is put into evaluation mode. Or a task in
+            training, with a loader of its batches as `data`: it is measured as after an epoch, by
+            `rexnet_timm.training.engine.evaluate`, and no other argument counts.
         data: Folder as for training, or a map-style data set. Samples are an image uint8 (C, H, W), which is prepared
             as the model's description says, or a float one, which is taken as it is, with labels or depth (H, W); for
             classification a picture or a tensor with the number of its class.
@@ -71,6 +75,8 @@ def evaluate(
         ValueError: Data of another task or of other classes, options that the task does not have, or nothing that
             counts; a DatasetError names the file.
     """
+    if isinstance(model, TrainingTask):
+        return evaluate_task(model, data)
     description = description_of(model)
     if batch_size < 1:
         raise ValueError(f'batch_size must be at least 1, got {batch_size}.')

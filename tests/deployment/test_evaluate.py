@@ -301,3 +301,11 @@ def test_several_processes_count_each_image_once(tmp_path):
     multiprocessing.spawn(shard, (str(root), str(out), port), nprocs=2)
     expected = json.loads(json.dumps(evaluate(Brightness(), root)))
     assert [json.loads((out / f'{rank}.json').read_text()) for rank in range(2)] == [expected, expected]
+
+
+def test_a_task_in_training_is_measured_as_after_an_epoch():
+    torch.manual_seed(0)
+    model = rexnet_timm.MultiScaleUnet('rexnetv1_test', classes=2)
+    task = rexnet_timm.SegmentationTask(model, 2, ignore_index=255, verbose=False)
+    batches = [(torch.randn(2, 3, 64, 64), torch.randint(2, (2, 64, 64))) for _ in range(2)]
+    assert rexnet_timm.evaluate(task, batches) == evaluate_task(task, batches)
