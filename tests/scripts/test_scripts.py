@@ -1,6 +1,7 @@
 """The scripts that are no commands, on small data."""
 import csv
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -108,3 +109,14 @@ def test_the_scales_of_a_run_are_measured(tmp_path, capsys):
 def test_scales_of_what_is_no_run_is_told(tmp_path, capsys):
     assert load_script('scales').main([str(tmp_path)]) == 2
     assert 'must be the folder of a run of rexnet train, and has no args.yaml' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('script, command', [
+    ('train', 'train'), ('validate', 'validate'), ('predict', 'predict'), ('export', 'export'),
+    ('convert_checkpoint', 'convert')])
+def test_a_door_leads_to_its_command(script, command, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['script', '--help'])
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_path(str(ROOT / 'scripts' / f'{script}.py'), run_name='__main__')
+    assert exit.value.code == 0
+    assert capsys.readouterr().out.startswith(f'usage: rexnet {command}')
