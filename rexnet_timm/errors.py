@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
-__all__ = ['DatasetError', 'first_lines', 'first_sentence', 'is_refusal', 'is_told', 'near_names']
+__all__ = ['DatasetError', 'first_lines', 'first_sentence', 'is_refusal', 'is_told', 'near_names', 'sample_error_message']
 
 
 class DatasetError(ValueError):
@@ -28,6 +28,22 @@ def first_sentence(error: Exception) -> str:
     """The first sentence of somebody else's error, with its full stop; what follows may fill pages."""
     sentence = re.split(r'(?<=[.!?])\s', first_lines(error, 1), maxsplit=1)[0]
     return sentence if sentence.endswith(('.', '!', '?')) else f'{sentence}.'
+
+
+def sample_error_message(error: BaseException) -> str:
+    """The text of an error without the traceback that a loader's worker puts around it.
+
+    Args:
+        error: What iterating over a loader raised, here or in a worker.
+
+    Returns:
+        Its own text, of as many lines as that has.
+    """
+    text = str(error)
+    if not text.startswith('Caught '):
+        return text
+    # the formatted traceback is the text; its last line of this form names the class and begins the message
+    return re.split(rf'^(?:[\w.]+\.)?{type(error).__name__}: ', text, flags=re.MULTILINE)[-1].strip()
 
 
 def is_told(error: BaseException) -> bool:

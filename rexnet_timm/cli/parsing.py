@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from ..errors import DatasetError, first_lines, is_told, near_names
+from ..errors import DatasetError, first_lines, is_told, near_names, sample_error_message
 
 __all__ = ['TEXT', 'KeyValues', 'Kind', 'Parser', 'UsageError', 'find_recipe', 'number', 'one_of', 'report_errors']
 
@@ -379,11 +379,7 @@ def report_errors(prog: str, command: Callable[[], object], flags: Mapping[str, 
 def _one_line(error: Exception, flags: Mapping[str, str]) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f'{os.fspath(error.filename)!r}: {error.strerror}.'
-    text = str(error)
-    if text.startswith('Caught '):
-        # from a loader's worker: the text is a formatted traceback, whose last line has the class and the message
-        text = re.split(rf'^(?:[\w.]+\.)?{type(error).__name__}: ', text, flags=re.MULTILINE)[-1]
-    text = '; '.join(line.strip() for line in text.splitlines() if line.strip())
+    text = '; '.join(line.strip() for line in sample_error_message(error).splitlines() if line.strip())
     return text if isinstance(error, UsageError) else _with_flags(text, flags)
 
 

@@ -9,7 +9,6 @@ What differs from timm's `create_loader`:
   otherwise depend on the batch size.
 """
 import math
-import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -19,8 +18,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
-
-from ..errors import DatasetError
 
 
 class SeededSamples(Dataset):
@@ -294,20 +291,3 @@ def create_segmentation_loader(
         dataset, batch_sampler=EvaluationBatches(sizes, batch_size, num_replicas, rank),
         collate_fn=partial(collate_equal_sizes, ignore_label=ignore_label, **padding), **shared)
     return EvaluationLoader(loader, sizes_are_known)
-
-
-def sample_error_message(error: Exception) -> str:
-    """The text of an error to print on one line, without the traceback that a loader's worker puts around it.
-
-    Args:
-        error: What iterating over a loader raised.
-
-    Returns:
-        The text of the `DatasetError`, raised here or in a worker; of any other error its `str`.
-    """
-    text = str(error)
-    if not isinstance(error, DatasetError):
-        return text
-    # A worker's error carries the formatted traceback as its text; the last line of that names the class and the text.
-    parts = re.split(rf'^(?:[\w.]+\.)?{DatasetError.__name__}: ', text, flags=re.MULTILINE)
-    return parts[-1].strip()
