@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
-__all__ = ['DatasetError', 'first_lines', 'first_sentence', 'is_refusal', 'is_told', 'near_names', 'sample_error_message']
+__all__ = [
+    'DatasetError', 'first_lines', 'first_sentence', 'is_refusal', 'is_told', 'near_names', 'sample_error_message']
 
 
 class DatasetError(ValueError):
