@@ -6,15 +6,11 @@ from tempfile import TemporaryDirectory
 _hub_cache = TemporaryDirectory(prefix='hub-cache-')
 os.environ['HF_HUB_CACHE'] = _hub_cache.name
 os.environ['HF_HUB_OFFLINE'] = '1'
+# Before torch is imported, and for the processes that tests start: the networks of the tests are so small that threads
+# cost more than they bring, and threads that wait for each other on busy cores hardly move on.
+os.environ['OMP_NUM_THREADS'] = '1'
 
 import pytest  # noqa: E402
-import torch  # noqa: E402
-
-
-@pytest.fixture(scope='session', autouse=True)
-def one_thread():
-    """The networks of the tests are so small that threads cost more than they bring."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

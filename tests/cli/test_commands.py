@@ -67,7 +67,7 @@ def call(environment: Path, cwd: Path, *command: str) -> subprocess.CompletedPro
     variables = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
     return subprocess.run(
         [str(environment / 'bin' / command[0]), *command[1:]], cwd=cwd, capture_output=True, text=True, timeout=300,
-        env={**variables, 'OMP_NUM_THREADS': '1'})
+        env=variables)
 
 
 @pytest.mark.slow
