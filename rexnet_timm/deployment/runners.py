@@ -14,7 +14,7 @@ from .pictures import colorize, colorize_depth, error_map, to_picture
 from .samples import num_classes_of
 from .scores import ClassScores, DepthScores, Scores, SegmentationScores
 
-__all__ = ['FINEST', 'RUNNERS', 'Runner', 'Size']
+__all__ = ['FINEST', 'RUNNERS', 'AtScale', 'Runner', 'Size']
 
 MIN_SIZE = 32  # networks take nothing smaller
 FINEST = None  # the key of the model's own output beside those of its scales
@@ -162,7 +162,7 @@ class _Segmentation(Runner):
         from .inference import infer  # only where tiles, flips or zooms are asked for
         answers = {}
         for key in self.keys:
-            network = self.model if key is FINEST else _AtScale(self.model, key)
+            network = self.model if key is FINEST else AtScale(self.model, key)
             with self.autocast():
                 probabilities = infer(network, images, **self.options)
             answers[key] = probabilities.argmax(1), probabilities.amax(1)
@@ -182,7 +182,7 @@ class _Segmentation(Runner):
                 error_map(prediction, target, ignored)]
 
 
-class _AtScale(nn.Module):
+class AtScale(nn.Module):
     """A multi-scale U-Net that answers from one of its scales, enlarged to the size of the image."""
 
     requires_divisible_input_shape = False

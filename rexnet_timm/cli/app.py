@@ -1,0 +1,93 @@
+"""`rexnet app`: a local page on which a trained model can be tried.
+
+rexnet app --checkpoint output/train/RUN
+rexnet app --checkpoint output/train/RUN --port 8000 --open
+"""
+import argparse
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+
+from ..deployment.app import LOOPBACK, PORTS, is_loopback, serve
+from ..deployment.load import HUB, load_model
+from ..deployment.predict import Predictor
+from .build import start_process
+from .parsing import Parser, UsageError, number, report_errors
+
+__all__ = ['create_parser', 'main', 'run']
+
+SIDE = number(int, at_least=32)
+SHARE = number(float, at_least=0, below=1)
+PORT = number(int, at_least=1, at_most=65535)
+MILLIONS = number(float, above=0, at_most=1000)
+# What the library calls an argument, and the option that sets it
+_OPTIONS = {'tile': '--tile', 'overlap': '--overlap', 'host must': '--host must', 'port must': '--port must'}
+_SYNONYMS = {
+    'model': 'checkpoint', 'weights': 'checkpoint', 'gpu': 'device', 'server_name': 'host', 'server_port': 'port',
+    'browser': 'open', 'max_pixels': 'max_megapixels', 'max_bytes': 'max_megabytes', 'max_size': 'max_megabytes'}
+
+
+def create_parser(prog: str = 'rexnet app') -> Parser:
+    """The parser of `rexnet app`."""
+    parser = Parser(
+        prog, 'Open a local page on which a trained model can be tried with images. Ctrl-C ends it.', _SYNONYMS)
+    add = parser.group('model')
+    add('--checkpoint', required=True, metavar='RUN',
+        help="a run's folder, a checkpoint, a folder of save_pretrained, an exported file, or hf-hub:USER/NAME")
+    add('--device', help='torch device', unset='the best there is')
+    add('--tile', kind=SIDE, nargs='+', metavar='N', unset='the whole image at once',
+        help='largest height and width of the windows in which an image is run, one number or two')
+    add('--overlap', kind=SHARE, default=0.25, help='share of a tile that it has in common with the next')
+    add = parser.group('page')
+    add('--host', default=LOOPBACK,
+        help='name or address to listen at; 0.0.0.0 lets in everybody who reaches this machine, without a password')
+    add('--port', kind=PORT, help='port to listen at', unset=f'the first free one from {PORTS[0]}')
+    add('--open', kind=bool, help='open the page in the browser of this machine')
+    add('--max-megabytes', kind=MILLIONS, default=20, help='largest file that may be uploaded')
+    add('--max-megapixels', kind=MILLIONS, default=16, help='largest image that is run')
+    return parser
+
+
+def run(args: argparse.Namespace, prog: str = 'rexnet app') -> None:
+    """Serve the page until Ctrl-C, or until the process is told to end.
+
+    Raises:
+        FileNotFoundError: No such checkpoint.
+        ValueError: Options that do not fit the model, a host or port that cannot be had, or Gradio is missing.
+    """
+    if args.tile is not None and len(args.tile) > 2:
+        raise UsageError(f'--tile must be one number or two, height and width, got {len(args.tile)}.')
+    process = start_process(args.device)
+    if process.distributed:
+        raise UsageError('The page runs in one process: start it without torchrun.')
+    model = load_model(args.checkpoint, process.device)
+    predictor = Predictor(
+        model, tile=tuple(args.tile * 2)[:2] if args.tile else None, overlap=args.overlap, keep_probabilities=False)
+    name = args.checkpoint.removeprefix(HUB) if args.checkpoint.startswith(HUB) \
+        else os.path.basename(os.path.abspath(args.checkpoint))
+    facts = f'{type(model).__name__}, {predictor.task}, on {predictor.device.type}.'
+    with serve(
+            predictor, name, facts, host=args.host, port=args.port, max_bytes=round(args.max_megabytes * 1e6),
+            max_pixels=round(args.max_megapixels * 1e6), open_browser=args.open) as address:
+        if not is_loopback(args.host):
+            print(f'{prog}: warning: everybody who reaches {args.host} can use the page: it has no authentication.',
+                  file=sys.stderr)
+        print(f'{prog}: {name} is on {address} until Ctrl-C', flush=True)
+        _wait()
+    print(f'{prog}: ended')
+
+
+def _wait() -> None:
+    """Until Ctrl-C or the signal that ends processes, after both of which the temporary folder is removed."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        pass
+
+
+def main(argv: Sequence[str] | None = None, prog: str = 'rexnet app') -> int:
+    """Serve from a command line: exit status 0 after Ctrl-C, 2 after a mistake of the user."""
+    return report_errors(prog, lambda: run(create_parser(prog).parse_args(argv), prog), _OPTIONS)
