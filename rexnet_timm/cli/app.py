@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from ..deployment.app import LOOPBACK, PORTS, is_loopback, serve
+from ..deployment.app import LOOPBACK, MEGABYTE, PORTS, is_loopback, serve
 from ..deployment.load import HUB, load_model
 from ..deployment.predict import Predictor
 from .build import start_process
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace, prog: str = 'rexnet app') -> None:
         else os.path.basename(os.path.abspath(args.checkpoint))
     facts = f'{type(model).__name__}, {predictor.task}, on {predictor.device.type}.'
     with serve(
-            predictor, name, facts, host=args.host, port=args.port, max_bytes=round(args.max_megabytes * 1e6),
+            predictor, name, facts, host=args.host, port=args.port, max_bytes=round(args.max_megabytes * MEGABYTE),
             max_pixels=round(args.max_megapixels * 1e6), open_browser=args.open) as address:
         if not is_loopback(args.host):
             print(f'{prog}: warning: everybody who reaches {args.host} can use the page: it has no authentication.',

@@ -129,7 +129,7 @@ class Answerer:
         if height * width > self.max_pixels:
             raise DatasetError(
                 f'Images must have at most {self.max_pixels / 1e6:g} megapixels here: {source} has {width} x {height}, '
-                f'{height * width / 1e6:.1f}; shrink it, or cut out a part.')
+                f'{height * width / 1e6:.3g}; shrink it, or cut out a part.')
 
     def _timed(self, source: Path, scale: int | None) -> tuple[Prediction, float]:
         """The prediction of a file, and the seconds that it took from the decoded image on."""

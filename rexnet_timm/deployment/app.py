@@ -25,6 +25,7 @@ __all__ = ['Page', 'is_loopback', 'problem_of', 'serve']
 
 LOOPBACK = '127.0.0.1'
 PORTS = range(7860, 7960)  # Gradio's own
+MEGABYTE = 2 ** 20  # as Gradio counts them
 LISTED = 60  # classes, the largest of an image
 TOP = 5
 SESSIONS, WAITING = 32, 32  # visitors whose last image is remembered, and calls that wait for the network
@@ -41,6 +42,7 @@ STYLE = """
 #problem p { margin: 0; padding: 0.6rem 0.9rem; border-radius: 6px; overflow-wrap: anywhere;
     border: 1px solid var(--error-border-color); background: var(--error-background-fill);
     color: var(--error-text-color); }
+#picture .image-container > button, #picture .image-frame { width: 100% !important; }
 #picture img { width: 100% !important; max-height: 72vh; object-fit: contain; }
 #times table { width: 100%; margin: 0; border-collapse: collapse; font-variant-numeric: tabular-nums; }
 #times table, #times tr, #times td { border: 0; }
@@ -176,7 +178,7 @@ def problem_of(error: Exception, path: str) -> str | None:
     if isinstance(error, FileNotFoundError):
         return GONE
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f'{error.strerror}: free space in {os.path.dirname(os.path.dirname(path))}, and drop the image again.'
+        return f'{error.strerror}: free space in the temporary folder, and drop the image again.'
     # torch has a class of this error for accelerators only
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
         return 'The image does not fit into memory: take a smaller one, or run the model in tiles.'
@@ -196,7 +198,7 @@ def _hidden(answer: Answer, ticked: Collection[int]) -> set[int]:
 
 def _legend(answer: Answer, index: int) -> str:
     share = answer.shares[index]
-    return f'{answer.preview.class_name(index)}  {"<0.1" if share < 0.001 else f"{100 * share:.1f}"} %'
+    return f'{answer.preview.class_name(index)}: {"<0.1" if share < 0.001 else f"{100 * share:.1f}"} %'
 
 
 def _about(answer: Answer) -> str:
@@ -236,7 +238,7 @@ def serve(
         *,
         host: str = LOOPBACK,
         port: int | None = None,
-        max_bytes: int = 20_000_000,
+        max_bytes: int = 20 * MEGABYTE,
         max_pixels: int = 16_000_000,
         open_browser: bool = False,
 ) -> Iterator[str]:
@@ -263,7 +265,7 @@ def serve(
     with TemporaryDirectory(prefix='rexnet-app-') as folder, _environment(
             GRADIO_TEMP_DIR=os.path.join(folder, 'gradio'), GRADIO_ANALYTICS_ENABLED='False',
             no_proxy=_without_proxy(host)):
-        facts += f' Images may have up to {max_bytes / 1e6:g} MB and {max_pixels / 1e6:g} megapixels.'
+        facts += f' Images may have up to {max_bytes / MEGABYTE:g} MB and {max_pixels / 1e6:g} megapixels.'
         page = Page(Answerer(predictor, max_pixels, folder), title, facts.strip())
         blocks = page.blocks.queue(max_size=WAITING)
         try:
