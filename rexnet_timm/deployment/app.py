@@ -35,23 +35,6 @@ OPACITY = {'segmentation': 0.5, 'depth': 1.}
 DOWNLOADS = {
     'segmentation': 'Download the mask (PNG)', 'depth': 'Download the depth (PNG, millimetres)',
     'classification': 'Download all scores (CSV)'}
-STYLE = """
-.gradio-container { width: 100% !important; max-width: 1240px !important; margin: 0 auto !important; }
-#head h1 { font-size: 1.6rem; margin: 0; overflow-wrap: anywhere; }
-#head p, #about p { margin: 0.2rem 0 0; opacity: 0.75; overflow-wrap: anywhere; }
-#problem p { margin: 0; padding: 0.6rem 0.9rem; border-radius: 6px; overflow-wrap: anywhere;
-    border: 1px solid var(--error-border-color); background: var(--error-background-fill);
-    color: var(--error-text-color); }
-#picture .image-container > button, #picture .image-frame { width: 100% !important; }
-#picture img { width: 100% !important; max-height: 72vh; object-fit: contain; }
-#times table { width: 100%; margin: 0; border-collapse: collapse; font-variant-numeric: tabular-nums; }
-#times table, #times tr, #times td { border: 0; }
-#times td { padding: 0.15rem 0.5rem; }
-#times td:last-child { text-align: right; }
-#times tr.now td { font-weight: 600; background: var(--border-color-primary); }
-#classes label { width: 100%; }
-#classes label input { width: 1.2rem; height: 1.2rem; }
-"""
 
 
 class Page:
@@ -84,11 +67,10 @@ class Page:
     @property
     def style(self) -> str:
         """CSS, with which each class is ticked in its colour."""
-        return STYLE + '\n'.join(
-            f'#classes input[name="{index}"] {{ --checkbox-border-color: rgb({red} {green} {blue}); '
-            f'--checkbox-border-color-selected: rgb({red} {green} {blue}); '
-            f'--checkbox-background-color-selected: rgb({red} {green} {blue}); }}'
-            for index, (red, green, blue) in enumerate(self.answerer.colors))
+        rules = [Path(__file__).with_suffix('.css').read_text(encoding='utf-8')]
+        for index, (red, green, blue) in enumerate(self.answerer.colors):
+            rules.append(f'#classes input[name="{index}"] {{ color: rgb({red} {green} {blue}) !important; }}')
+        return '\n'.join(rules)
 
     def _lay_out_images(self) -> None:
         gr = self._gr
