@@ -58,7 +58,7 @@ def test_the_way_from_a_run_to_a_shipped_model(tmp_path, monkeypatch):
     blocks = re.findall(r'```bash\n(.*?)```', README, re.DOTALL)
     (block,) = [block for block in blocks if block.startswith('rexnet train') and 'rexnet predict' in block]
     assert block.endswith('rexnet app --checkpoint output/train/shapes\n')
-    block = block[:block.index('rexnet app')]  # which runs until it is told to end: see tests/cli/test_app.py
+    block = block[:block.index('rexnet app')]  # which runs until it is told to end: see tests/cli/test_app_command.py
     small = {'train': '--epochs 1 --synthetic-images 16 --img-size 64 --workers 0 --device cpu'}
     for command in block.replace('\\\n', ' ').splitlines():
         name, *words = shlex.split(command)[1:]

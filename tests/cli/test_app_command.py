@@ -168,6 +168,7 @@ def test_an_image_in_a_real_browser(serve, browser, tmp_path):
     expected = rexnet_timm.predict(model, photo)
 
     page = browser.new_page(viewport={'width': 1280, 'height': 900})
+    page.set_default_timeout(120_000)  # milliseconds, on a busy machine
     requests = []
     page.on('request', lambda request: requests.append(request.url))
     page.goto(server.address)
