@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from ..deployment.app import LOOPBACK, MEGABYTE, PORTS, is_loopback, serve
 from ..deployment.load import HUB, load_model
@@ -21,7 +22,8 @@ __all__ = ['create_parser', 'main', 'run']
 SIDE = number(int, at_least=32)
 SHARE = number(float, at_least=0, below=1)
 PORT = number(int, at_least=1, at_most=65535)
-MILLIONS = number(float, above=0, at_most=1000)
+MEGABYTES = number(float, above=0, at_most=1000)
+MEGAPIXELS = number(float, above=0, at_most=178, note=', the most that Pillow opens')
 # What the library calls an argument, and the option that sets it
 _OPTIONS = {'tile': '--tile', 'overlap': '--overlap', 'host must': '--host must', 'port must': '--port must'}
 _SYNONYMS = {
@@ -38,15 +40,15 @@ def create_parser(prog: str = 'rexnet app') -> Parser:
         help="a run's folder, a checkpoint, a folder of save_pretrained, an exported file, or hf-hub:USER/NAME")
     add('--device', help='torch device', unset='the best there is')
     add('--tile', kind=SIDE, nargs='+', metavar='N', unset='the whole image at once',
-        help='largest height and width of the windows in which an image is run, one number or two')
+        help='largest height and width of the windows in which an image is run, one number or two; takes less memory')
     add('--overlap', kind=SHARE, default=0.25, help='share of a tile that it has in common with the next')
     add = parser.group('page')
     add('--host', default=LOOPBACK,
         help='name or address to listen at; 0.0.0.0 lets in everybody who reaches this machine, without a password')
     add('--port', kind=PORT, help='port to listen at', unset=f'the first free one from {PORTS[0]}')
     add('--open', kind=bool, help='open the page in the browser of this machine')
-    add('--max-megabytes', kind=MILLIONS, default=20, help='largest file that may be uploaded')
-    add('--max-megapixels', kind=MILLIONS, default=16, help='largest image that is run')
+    add('--max-megabytes', kind=MEGABYTES, default=20, help='largest file that may be uploaded')
+    add('--max-megapixels', kind=MEGAPIXELS, default=16, help='largest image that is run')
     return parser
 
 
@@ -68,24 +70,26 @@ def run(args: argparse.Namespace, prog: str = 'rexnet app') -> None:
     name = args.checkpoint.removeprefix(HUB) if args.checkpoint.startswith(HUB) \
         else os.path.basename(os.path.abspath(args.checkpoint))
     facts = f'{type(model).__name__}, {predictor.task}, on {predictor.device.type}.'
-    with serve(
+    with _terminated_as_interrupted(), serve(
             predictor, name, facts, host=args.host, port=args.port, max_bytes=round(args.max_megabytes * MEGABYTE),
             max_pixels=round(args.max_megapixels * 1e6), open_browser=args.open) as address:
         if not is_loopback(args.host):
             print(f'{prog}: warning: everybody who reaches {args.host} can use the page: it has no authentication.',
                   file=sys.stderr)
         print(f'{prog}: {name} is on {address} until Ctrl-C', flush=True)
-        _wait()
+        with suppress(KeyboardInterrupt):
+            threading.Event().wait()
     print(f'{prog}: ended')
 
 
-def _wait() -> None:
-    """Until Ctrl-C or the signal that ends processes, after both of which the temporary folder is removed."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """The signal that ends processes does what Ctrl-C does, so that the temporary folder is removed."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        pass
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def main(argv: Sequence[str] | None = None, prog: str = 'rexnet app') -> int:

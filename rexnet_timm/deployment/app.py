@@ -120,7 +120,7 @@ class Page:
 
     def rescale(self, scale: float, opacity: float, ticked: Collection[int], earlier: Answer | None) -> dict[Any, Any]:
         """What is shown of the last image at another scale."""
-        if earlier is None:  # forgotten, since many others came
+        if earlier is None or not earlier.source.is_file():  # many others came, or much time has passed
             return self._refuse(GONE)
         return self._show(str(earlier.source), scale, opacity, _hidden(earlier, ticked), earlier)
 
@@ -157,8 +157,6 @@ class Page:
 
 def problem_of(error: Exception, path: str) -> str | None:
     """What is wrong with an uploaded file, on one line with its own name; None for a fault of the program."""
-    if isinstance(error, FileNotFoundError):
-        return GONE
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f'{error.strerror}: free space in the temporary folder, and drop the image again.'
     # torch has a class of this error for accelerators only

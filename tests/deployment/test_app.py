@@ -88,6 +88,10 @@ def test_a_refused_image_takes_the_last_result_away(tmp_path):
     assert shown[page.problem]['value'].startswith('<p>Every image must be readable: a&lt;b&gt;.png is not (')
     assert not shown[page.result]['visible'] and not shown[page.controls]['visible']
     assert page.rescale(1, 0.5, [], None)[page.problem]['value'] == f'<p>{app.GONE}</p>'
+    Image.new('RGB', (40, 50)).save(path)
+    answer = page.drop(str(path), 0, 0.5)[page.state]
+    path.unlink()
+    assert page.rescale(1, 0.5, [], answer)[page.problem]['value'] == f'<p>{app.GONE}</p>'
 
 
 @pytest.mark.slow
@@ -173,7 +177,6 @@ def test_problems_are_told_by_the_name_of_the_file(tmp_path):
     with pytest.raises(ValueError) as error:
         read_image(tmp_path / 'a.png', 3)
     assert told(error.value, str(tmp_path / 'a.png')).startswith('Every image must be readable: a.png is not')
-    assert told(FileNotFoundError(2, 'gone', 'a')) == app.GONE
     assert told(OSError(errno.ENOSPC, 'No space left on device')) == (
         'No space left on device: free space in the temporary folder, and drop the image again.')
     assert told(MemoryError()).startswith('The image does not fit into memory')
