@@ -73,11 +73,11 @@ def run(args: argparse.Namespace, prog: str = 'rexnet app') -> None:
     with _terminated_as_interrupted(), serve(
             predictor, name, facts, host=args.host, port=args.port, max_bytes=round(args.max_megabytes * MEGABYTE),
             max_pixels=round(args.max_megapixels * 1e6), open_browser=args.open) as address:
-        if not is_loopback(args.host):
-            print(f'{prog}: warning: everybody who reaches {args.host} can use the page: it has no authentication.',
-                  file=sys.stderr)
-        print(f'{prog}: {name} is on {address} until Ctrl-C', flush=True)
         with suppress(KeyboardInterrupt):
+            if not is_loopback(args.host):
+                print(f'{prog}: warning: everybody who reaches {args.host} can use the page: it has no authentication.',
+                      file=sys.stderr)
+            print(f'{prog}: {name} is on {address} until Ctrl-C', flush=True)
             threading.Event().wait()
     print(f'{prog}: ended')
 
