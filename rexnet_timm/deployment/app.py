@@ -225,6 +225,7 @@ def serve(
     """Serve the page of a model until the block ends; yields its address.
 
     Uploads, results and everything else that is written lie in a temporary folder, which is removed at the end.
+    Gradio keeps to the folder of its first time in a process: where a process serves again, that is left behind, empty.
 
     Args:
         predictor: Of the model.
