@@ -257,6 +257,7 @@ def build_with_file(
         *args: Any,
         pretrained: bool,
         pretrained_cfg_overlay: Mapping[str, Any] | None = None,
+        translate: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         **kwargs: Any,
 ) -> nn.Module:
     """timm's `create_model` or `build_model_with_cfg`, with a file of pretrained weights read by this file's rules.
@@ -266,6 +267,7 @@ def build_with_file(
         *args: Its arguments by position.
         pretrained: Whether the weights are loaded.
         pretrained_cfg_overlay: timm's; its 'file' is read here, and goes before weights of the Hub.
+        translate: What gives the weights of the file the names that the model has for them.
         **kwargs: Its further arguments.
 
     Returns:
@@ -278,6 +280,8 @@ def build_with_file(
     overlay = dict(pretrained_cfg_overlay or {})
     path = overlay.get('file')
     weights = load_weights_file(path) if path and pretrained else {}
+    if translate and weights:
+        weights = translate(weights)
     if weights:
         # timm takes weights given as such; a source names another place for them
         overlay.update(state_dict=weights, source=None)
