@@ -31,7 +31,7 @@ from ..models.any_encoder import (
     encoder_arguments,
 )
 from ..models.factory import network_of
-from ..models.other_layouts import check_tensorflow_padding, efficientnet_to_timm, is_efficientnet
+from ..models.other_layouts import check_efficientnet, efficientnet_to_timm, is_efficientnet
 from ..models.weights import load_encoder_weights, load_weights
 
 __all__ = [
@@ -284,16 +284,20 @@ def _create_timm(args: argparse.Namespace, num_classes: int | None, flags: list[
 
 
 def _with_any_layout(name: str, given: dict[str, Any]) -> nn.Module:
-    is_translated = False
+    translated: dict[str, Any] = {}
 
     def translate(weights: dict[str, Any]) -> dict[str, Any]:
-        nonlocal is_translated
-        is_translated = is_efficientnet(weights)
-        return efficientnet_to_timm(weights)
+        if is_efficientnet(weights):
+            weights = efficientnet_to_timm(weights)
+            translated.update(weights)
+        return weights
 
     model = build_with_file(timm.create_model, name, translate=translate, **given)
-    if is_translated:
-        check_tensorflow_padding(model)
+    if translated:
+        try:
+            check_efficientnet(translated, model)
+        except WeightsError as error:
+            raise WeightsError(f'{given["pretrained_cfg_overlay"]["file"]!r}: {error}') from error
     return model
 
 

@@ -22,7 +22,8 @@ from timm.models import adapt_input_conv
 from ..files import without_prefix
 from .layout import check_names, needed_names
 
-__all__ = ['check_tensorflow_padding', 'efficientnet_to_timm', 'is_efficientnet', 'timm_to_encoder']
+__all__ = [
+    'check_efficientnet', 'check_tensorflow_padding', 'efficientnet_to_timm', 'is_efficientnet', 'timm_to_encoder']
 
 _logger = logging.getLogger(__name__)
 
@@ -88,6 +89,20 @@ def _timm_key(key: str, state_dict: Mapping[str, Any], places: Mapping[str, str]
     expands = f'_blocks.{match[1]}._expand_conv.weight' in state_dict
     names = EXPANDING_NAMES if expands else SEPARABLE_NAMES
     return f'blocks.{places[match[1]]}.{names[match[2]]}.{entry}' if match[2] in names else key
+
+
+def check_efficientnet(state_dict: Mapping[str, Any], network: nn.Module) -> None:
+    """Hold a translated state dict, all but the classifier, to the timm network that it was loaded into.
+
+    Where timm gets a new classifier it passes over whatever else is missing.
+
+    Raises:
+        WeightsError: Entries are missing, or not the network's.
+    """
+    needed = [key for key in needed_names(network) if not key.startswith(f'{EFFICIENTNET_NAMES["_fc"]}.')]
+    check_names(state_dict, needed, network.state_dict(), f"timm's {type(network).__name__}", True,
+                'Take the name of the network that the weights are of.')
+    check_tensorflow_padding(network)
 
 
 def check_tensorflow_padding(model: nn.Module) -> None:

@@ -167,6 +167,13 @@ def test_a_deeper_network_is_refused_although_it_has_all_entries(tmp_path):
         rexnet_timm.load_encoder_weights(create_encoder('tu-resnet18'), tmp_path / 'x.pth')
 
 
+@pytest.mark.parametrize('ways', [
+    ['tf_efficientnet_b0'], ['tf_efficientnet_lite1'], ['unet', '--encoder-name', 'tu-tf_efficientnet_b0']])
+def test_another_efficientnet_is_refused(ways, lite0_file):
+    with pytest.raises(WeightsError, match='lite0.*: The state dict does not fit: .* are missing .* that the weights'):
+        create('--model', *ways, '--pretrained-path', lite0_file)
+
+
 def test_efficientnet_has_no_layout_of_naver(lite0_file, tmp_path, capsys):
     target = tmp_path / 'x.pth'
     for more in (['--to', 'naver'], ['--to', 'timm', '--width-mult', '1']):
