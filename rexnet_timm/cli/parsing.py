@@ -4,6 +4,7 @@ A kind reads one word and says what it must be. The parser asks the kinds of its
 line and for the values of a YAML file, so that both have the same types, choices, ranges and errors.
 """
 import argparse
+import errno
 import logging
 import math
 import os
@@ -17,10 +18,13 @@ import yaml
 
 from ..errors import DatasetError, first_lines, is_told, near_names, sample_error_message
 
-__all__ = ['TEXT', 'KeyValues', 'Kind', 'Parser', 'UsageError', 'find_recipe', 'number', 'one_of', 'report_errors']
+__all__ = [
+    'TEXT', 'VIEW', 'KeyValues', 'Kind', 'Parser', 'UsageError', 'find_recipe', 'number', 'one_of', 'report_errors',
+    'views']
 
 _logger = logging.getLogger(__name__)
 _NOT_GIVEN = object()
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, or what the user may have of it
 _LOST_CONNECTION = r'Connection (closed|reset) by peer'  # of gloo, which raises a plain RuntimeError
 
 
@@ -91,6 +95,27 @@ def one_of(*names: str, rule: str = '', read: Callable[[str], str] = str) -> Kin
         return word
 
     return Kind(rule or f'one of {", ".join(name or repr(name) for name in names)}', checked, names)
+
+
+FLIPS = ('h', 'v', 'hv')
+ALL_FLIPS = 'flips'
+
+
+def _view(word: str) -> str | float:
+    if word in (ALL_FLIPS, *FLIPS):
+        return word
+    if not 0.1 <= float(word) <= 10:
+        raise ValueError(word)
+    return float(word)
+
+
+VIEW = Kind('flips, one of them (h, v, hv), or a zoom from 0.1 to 10', _view, (ALL_FLIPS, *FLIPS), 'T')  # of --tta
+
+
+def views(words: Sequence[str | float]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Flips and zooms of words of the kind VIEW; the zooms begin with the image as it is."""
+    flips = tuple(flip for flip in FLIPS if flip in words or ALL_FLIPS in words)
+    return flips, tuple(dict.fromkeys([1., *(word for word in words if isinstance(word, float))]))
 
 
 class _Loader(yaml.SafeLoader):
@@ -378,7 +403,8 @@ def report_errors(prog: str, command: Callable[[], object], flags: Mapping[str, 
 
 def _one_line(error: Exception, flags: Mapping[str, str]) -> str:
     if isinstance(error, OSError) and error.filename is not None:
-        return f'{os.fspath(error.filename)!r}: {error.strerror}.'
+        full = ' It was left as it was: free space there, or name another place.' * (error.errno in _FULL)
+        return f'{os.fspath(error.filename)!r}: {error.strerror}.{full}'
     text = '; '.join(line.strip() for line in sample_error_message(error).splitlines() if line.strip())
     return text if isinstance(error, UsageError) else _with_flags(text, flags)
 
