@@ -3,6 +3,7 @@ from .deployment.evaluate import evaluate
 from .deployment.export import export
 from .deployment.load import load_model
 from .deployment.predict import Predictor, predict
+from .deployment.share import share
 from .disparity import disparity_to_depth
 from .models.any_encoder import create_encoder
 from .models.card import create_model_card
@@ -39,4 +40,5 @@ __all__ = [
     'load_model',
     'predict',
     'set_lean',
+    'share',
 ]

@@ -112,7 +112,7 @@ def test_scales_of_what_is_no_run_is_told(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('script, command', [
-    ('train', 'train'), ('validate', 'validate'), ('predict', 'predict'), ('export', 'export'),
+    ('train', 'train'), ('validate', 'validate'), ('predict', 'predict'), ('export', 'export'), ('share', 'share'),
     ('convert_checkpoint', 'convert')])
 def test_a_door_leads_to_its_command(script, command, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['script', '--help'])
