@@ -5,6 +5,7 @@ rexnet convert model_best.pth.tar rexnetv1.pth --to naver
 rexnet convert efficientnet-lite0-57934424.pth tf_efficientnet_lite0.safetensors --to timm
 """
 import argparse
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from ..files import SUFFIXES, WeightsError, load_weights_file, save_weights, som
 from ..models.layout import check_shapes, timm_to_naver, to_timm_layout
 from ..models.other_layouts import efficientnet_to_timm, is_efficientnet
 from ..models.weights import model_of
-from .parsing import Parser, number, one_of, report_errors
+from .parsing import Parser, UsageError, number, one_of, report_errors
 
 __all__ = ['convert', 'main']
 
@@ -29,6 +30,7 @@ def create_parser(prog: str = 'rexnet convert') -> Parser:
     add('input', metavar='INPUT',
         help='weights in either layout, bare or in a checkpoint; of one with a moving average that one')
     add('output', metavar='OUTPUT', help=f'file to write, {", ".join(SUFFIXES)} by its name')
+    add('--overwrite', kind=bool, help='replace OUTPUT where it exists')
     add('--to', kind=LAYOUT, required=True, help='layout of OUTPUT')
     add('--width-mult', kind=POSITIVE, help='width of the network', unset='from the shapes')
     add('--depth-mult', kind=POSITIVE, help='depth of the network', unset='from the names')
@@ -40,9 +42,16 @@ def convert(args: argparse.Namespace) -> int:
 
     Raises:
         FileNotFoundError: No such file or folder.
-        ValueError: A file that is not of this network, or a name that OUTPUT cannot have.
+        OSError: OUTPUT cannot be written.
+        ValueError: A file that is not of this network, a name that OUTPUT cannot have, or an OUTPUT that exists.
     """
+    if os.path.lexists(args.output) and not os.path.isdir(args.output) and not args.overwrite:
+        raise UsageError(f'{args.output!r} exists: name another OUTPUT, or replace it with --overwrite.')
     state_dict = load_weights_file(args.input)
+    if any('decoder.' in key for key in state_dict) and any('encoder.' in key for key in state_dict):
+        raise WeightsError(
+            f'Weights of a backbone are converted, and {args.input!r} holds a network of masks or depth, for which '
+            'NAVER has no layout: leave it as it is, or write it for others by rexnet share.')
     try:
         state_dict = _efficientnet(args, state_dict) if is_efficientnet(state_dict) else _rexnet(args, state_dict)
     except WeightsError as error:

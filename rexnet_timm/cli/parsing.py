@@ -275,7 +275,8 @@ class Parser(argparse.ArgumentParser):
         names = [name for option in self.options.values() for name in option.option_strings]
         option = self.options.get(word.lstrip('-').replace('-', '_'))
         if option is not None:  # one that is told by its place
-            return f'There is no option {word}: {option.metavar} is given by itself, as in "{self.prog} {option.metavar}".'
+            place = option.metavar
+            return f'There is no option {word}: {place} is given by itself, as in "{self.prog} {place}".'
         synonym = self.synonyms.get(word.lstrip('-').replace('-', '_'))
         near = f' Did you mean {_flag(synonym)}?' if synonym else near_names(word, names)
         return f'There is no option {word}.{near}'

@@ -228,7 +228,7 @@ def predict(args: argparse.Namespace, prog: str = 'rexnet predict') -> int:
         raise UsageError(f'--tile must be one number or two, height and width, got {len(args.tile)}.')
     if bool(args.input) == bool(args.dataset):
         found = f'got {args.input[0]!r} and --dataset {args.dataset}' if args.input else 'got neither'
-        raise UsageError(f'INPUT is needed, or --dataset {" or ".join(SETS)} for built-in images, {found}.')
+        raise UsageError(f'INPUT is needed, or else --dataset {" or ".join(SETS)} for built-in images, {found}.')
     process = start_process(args.device)
     images = find_images(args.input, args.output) if args.input else {}
     model = load_model(args.checkpoint, process.device)

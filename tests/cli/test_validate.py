@@ -63,7 +63,7 @@ def test_a_folder_is_measured(saved, tmp_path, capsys):
     (('DIR', '--dataset', 'synthetic'), "got 'DIR' and --dataset synthetic"),
     (('--dataset', 'synthetic', '--split', 'rest'), '--split of --dataset synthetic must be one of train, validation'),
     (('--dataset', 'synthetic-depth'), 'is for depth, and the model of --checkpoint'),
-    (('--dataset', 'synthetic', '--tta', 'x'), "--tta must be flips, one of them (h, v, hv), or a zoom from 0.1 to 10, got 'x'"),
+    (('--dataset', 'synthetic', '--tta', 'x'), '--tta must be flips, one of them (h, v, hv), or a zoom from 0.1 to 10'),
     (('--dataset', 'synthetic', '--tile', '64', '64', '64'), '--tile must be one side, or height and width'),
     (('--dataset', 'synthetic', '--overlap', '1'), '--overlap must be at least 0 and below 1, got 1.0'),
     (('--dataset', 'synthetic', '--results-file', 'nowhere/x.csv'), 'for --results-file: create it first'),

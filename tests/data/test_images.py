@@ -211,7 +211,7 @@ def test_four_channels(tmp_path):
     assert np.array_equal(read_image(tmp_path / 'unassociated.tif', 4).permute(1, 2, 0).numpy(), pixels)
     with pytest.raises(DatasetError, match=r'associated.tif are stored multiplied by the fourth \(associated alpha\)'):
         read_image(tmp_path / 'associated.tif', 4)
-    with pytest.raises(DatasetError, match='unspecified.tif has mode RGB; pass in_chans=3, or store the fourth'):
+    with pytest.raises(DatasetError, match='unspecified.tif has mode RGB; store the fourth'):
         read_image(tmp_path / 'unspecified.tif', 4)
     assert np.array_equal(read_image(tmp_path / 'unspecified.tif', 3).permute(1, 2, 0).numpy(), pixels[..., :3])
 
