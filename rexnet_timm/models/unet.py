@@ -161,7 +161,8 @@ class MultiScaleUnet(SegmentationModel):
             for scale in sorted(self.scales, key=lambda scale: scale == 0)
         })
         self.activation = Activation(activation)
-        self.num_classes = classes  # timm's names for it, and for the channels of the last features
+        # timm's names: for these two, and for the channels of the last features
+        self.in_chans, self.num_classes = in_channels, classes
         self.num_features = self.encoder.out_channels[-1]
         self.name = f'multiscale-u-{encoder_name}'
         # a stage that feeds no head would leave parameters without a gradient, which breaks distributed training

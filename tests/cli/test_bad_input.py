@@ -73,8 +73,8 @@ def content(root: Path) -> dict[str, bytes]:
     (('predict', 'good/test/images', *SORTS, '--tile', '64', *CPU), '--tile is for masks and depth'),
     (('export', *DEPTH, 'out.ts', '--argmax'), '--argmax chooses a class, and a depth network has none'),
     (('export', *SORTS, 'out.ts', '--scale', '1'), '--scale cuts the multi-scale U-Net, and ReXNetV1'),
-    (('convert', 'masks/model_best.pth.tar', 'out.pth', '--to', 'naver'), 'holds a network of masks or depth, for which'),
-    (('convert', 'depth/model_best.pth.tar', 'out.pth', '--to', 'timm'), 'holds a network of masks or depth, for which'),
+    (('convert', 'masks/model_best.pth.tar', 'out.pth', '--to', 'naver'), 'holds a network of masks or depth'),
+    (('convert', 'depth/model_best.pth.tar', 'out.pth', '--to', 'timm'), 'holds a network of masks or depth'),
     (('share', 'out', *MASKS, '--results', 'depth-results'), 'of segmentation, and'),
     # no checkpoint at all
     (('validate', 'good', '--checkpoint', 'weights.pth', *MEASURE), 'holds weights and does not say of which network'),
