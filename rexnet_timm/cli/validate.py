@@ -5,11 +5,11 @@ Several:     torchrun --nproc-per-node 2 -m rexnet_timm validate DATA --checkpoi
 """
 import argparse
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from timm.models import safe_model_name
 
 from ..data import DataDescription
 from ..deployment.evaluate import evaluate
@@ -97,13 +97,17 @@ def _check_task(args: argparse.Namespace, model: Any, description: DataDescripti
 def _results_dir(args: argparse.Namespace) -> str:
     if args.results_dir:
         return args.results_dir
-    name, folder = f'validate-{safe_model_name(args.split)}', args.checkpoint
+    name, folder = f'validate-{_file_name(args.split)}', args.checkpoint
     if folder.startswith(HUB):
-        folder = safe_model_name(folder.removeprefix(HUB))
+        folder = _file_name(folder.removeprefix(HUB))
     elif not os.path.isdir(folder):  # a file beside others, each with results of its own
         folder, file = os.path.split(folder)
-        name = f'{name}-{safe_model_name(file)}'
+        name = f'{name}-{_file_name(file)}'
     return os.path.join(folder, name)
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r'[^\w.-]+', '_', text)
 
 
 def _check_outputs(args: argparse.Namespace) -> None:

@@ -16,7 +16,6 @@ from trained import trained_run
 import rexnet_timm
 from rexnet_timm.__main__ import main
 
-
 MEASURE = '--dataset synthetic --synthetic-images 8 --device cpu --workers 0'.split()
 
 
