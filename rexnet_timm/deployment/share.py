@@ -82,8 +82,8 @@ def share(
 
     Raises:
         OSError: The folder cannot be written.
-        ValueError: A model that neither library saves, files that exist, results that cannot be read or are of
-            another model, a wrong `repo_id`, or an upload that failed; the folder is complete then.
+        ValueError: A model that neither library saves or rebuilds, files that exist, results that cannot be read or
+            are of another model, a wrong `repo_id`, or an upload that failed; the folder is complete then.
     """
     folder = Path(folder)
     _check(model, folder, repo_id, overwrite)
@@ -196,13 +196,20 @@ def _save_for_timm(model: nn.Module, description: DataDescription, folder: Path)
 
 
 def _check_saved(model: nn.Module, folder: str) -> None:
-    """Raise RuntimeError, for a fault of the program, unless a saved model is the one that was to be saved."""
-    again, own = load_model(folder), model.state_dict()
-    saved = again.state_dict()
-    if saved.keys() != own.keys() or not all(torch.equal(saved[key], own[key].cpu()) for key in own):
-        raise RuntimeError('The saved folder does not give the weights of the model back.')
-    if again.description != description_of(model):
-        raise RuntimeError('The saved folder does not give the description of the model back.')
+    """Raise ValueError unless what was saved gives the model back."""
+    try:
+        again = load_model(folder)
+    except ValueError as error:
+        raise ValueError(
+            f'The model cannot be rebuilt from its name and arguments ({first_lines(error.__cause__ or error, 1)}): share '
+            'it as load_model gave it, not fused and not changed.') from error
+    saved, own = again.state_dict(), model.state_dict()
+    is_same = saved.keys() == own.keys() and all(
+        torch.equal(saved[key].to(own[key].dtype), own[key].cpu()) for key in own)
+    if not is_same or again.description != description_of(model):
+        raise ValueError(
+            'The model that is rebuilt from its name and arguments is another one: share it as load_model gave it, not '
+            'fused and not changed.')
 
 
 def _told(arguments: Mapping[str, Any], task: str) -> dict[str, Any]:

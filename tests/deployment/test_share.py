@@ -162,6 +162,9 @@ def test_results_of_another_model_are_refused(more, message, tmp_path):
 def test_what_is_no_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match='must be one of timm or segmentation_models_pytorch, .* got Linear'):
         rexnet_timm.share(nn.Linear(2, 2), tmp_path / 'shared')
+    for name in ('timm', 'classes'):
+        with pytest.raises(ValueError, match='rebuilt from its name and arguments .*as load_model gave it, not fused'):
+            rexnet_timm.share(rexnet_timm.fuse(model_of(name)), tmp_path / 'shared')
     for name in ('nobody', 'a/b/c', 'a b/c', ''):
         with pytest.raises(ValueError, match="repo_id must be 'USER/NAME', got"):
             rexnet_timm.share(model_of('classes'), tmp_path / 'shared', repo_id=name)
