@@ -93,7 +93,7 @@ def share(
     if results is not None and with_picture:
         beside = Path(results if os.path.isdir(results) else Path(results).parent, EXAMPLE)
         picture = beside if beside.is_file() else None
-    made = not folder.exists()
+    made, part = not folder.exists(), folder
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with TemporaryDirectory(dir=folder, prefix='.') as part:
@@ -111,6 +111,8 @@ def share(
             written = [name for name in FILES if Path(part, name).is_file()]
             for name in written:
                 os.replace(Path(part, name), folder / name)
+            for name in set(FILES).difference(written):  # scores of the model that was there
+                (folder / name).unlink(missing_ok=True)
     except OSError as error:
         if error.filename is not None and Path(part) not in Path(error.filename).parents:  # the picture's
             raise
@@ -200,9 +202,10 @@ def _check_saved(model: nn.Module, folder: str) -> None:
     try:
         again = load_model(folder)
     except ValueError as error:
+        reason = first_lines(error.__cause__ or error, 1)
         raise ValueError(
-            f'The model cannot be rebuilt from its name and arguments ({first_lines(error.__cause__ or error, 1)}): share '
-            'it as load_model gave it, not fused and not changed.') from error
+            f'The model cannot be rebuilt from its name and arguments ({reason}): share it as load_model gave it, not '
+            'fused and not changed.') from error
     saved, own = again.state_dict(), model.state_dict()
     is_same = saved.keys() == own.keys() and all(
         torch.equal(saved[key].to(own[key].dtype), own[key].cpu()) for key in own)

@@ -136,6 +136,7 @@ def test_no_path_and_no_secret_is_told(tmp_path, monkeypatch):
 def test_other_files_stay(tmp_path):
     (tmp_path / 'notes.txt').write_text('mine')
     rexnet_timm.share(model_of('classes'), tmp_path)
+    (tmp_path / 'results.json').write_text('{"miou": 1}')  # of the model that is replaced
     with pytest.raises(ValueError, match=r'README.md. exists: pass overwrite to replace it, or another folder\.$'):
         rexnet_timm.share(model_of('timm'), tmp_path)
     assert rexnet_timm.load_model(tmp_path).description.task == 'classification'
