@@ -1,4 +1,4 @@
-# make demo   sets everything up and trains the multi-scale U-Net on the built-in images
+# make demo   sets everything up, trains the multi-scale U-Net on the built-in images, validates and predicts
 # make test   sets everything up and runs the tests
 # make test-slow   installs all extras and runs the slow tests
 # make conformance   runs timm's own model tests on all backbones
