@@ -274,7 +274,7 @@ class Parser(argparse.ArgumentParser):
         word = word.partition('=')[0]
         names = [name for option in self.options.values() for name in option.option_strings]
         option = self.options.get(word.lstrip('-').replace('-', '_'))
-        if option is not None:  # one that is told by its place
+        if option is not None and not option.option_strings:  # one that is told by its place
             place = option.metavar
             return f'There is no option {word}: {place} is given by itself, as in "{self.prog} {place}".'
         synonym = self.synonyms.get(word.lstrip('-').replace('-', '_'))
