@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train the multi-scale U-Net on the built-in images for a minute or two, draw what it predicts, and measure it.
+"""Train the multi-scale U-Net on the built-in images for some minutes, draw what it predicts, and measure it.
 
 `make demo` runs it; it downloads nothing. It is the commands of the README in a row, and leaves in output/demo the run,
 the picture predictions.png, and the masks of the test images.
