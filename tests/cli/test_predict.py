@@ -123,7 +123,7 @@ def test_a_fault_of_the_program_is_not_told_as_the_images(photos, monkeypatch):
     def broken(*args):
         raise TypeError('a fault')
 
-    monkeypatch.setattr(predict.Predictor, '_segmentation', broken)
+    monkeypatch.setattr(predict.Predictor, '__call__', broken)
     with pytest.raises(TypeError, match='a fault'):
         run('photos')
 
