@@ -9,6 +9,7 @@ import argparse
 import csv
 import errno
 import glob
+import logging
 import os
 import sys
 from collections.abc import Collection, Sequence
@@ -38,8 +39,8 @@ SCENES = (
     'A TIFF with a georeference, or with more than 178 million pixels, is read and written by windows, whatever its '
     "size (pip install 'rexnet-timm[geo]'), and its result is a .tif that lies where it lies: mask has one band with "
     'the palette of the classes, or metres of depth; prob a float32 band for each class; overlay is RGB. Its bands '
-    'must be those of the training. Where it has no data (nodata value, mask, alpha) a mask has the ignored label, or '
-    '255 where that is a class, declared as nodata; prob and depth have NaN, overlays are transparent.')
+    'must be those of the training. Where it has no data (nodata value, mask, alpha) a mask has the ignored label, if '
+    'that is no class, or else 255, declared as nodata; prob and depth have NaN, overlays are transparent.')
 
 OUTPUT_TYPE = one_of('mask', 'overlay', 'prob')
 DEPTH_FORMAT = one_of('png', 'tiff')
@@ -179,6 +180,7 @@ def _scenes(args: argparse.Namespace, images: Collection[Path], task: str) -> se
     scenes = {path for path in images if is_scene(path)}
     if not scenes:
         return scenes
+    logging.getLogger('rasterio').setLevel(logging.CRITICAL)  # of what it logs, our errors tell
     first = min(scenes)
     require_rasterio(first)
     if args.depth_format == 'png':

@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import functional as F
 from ..errors import DatasetError, first_lines
 from .images import convert, max_pixels
 
-__all__ = ['Scene', 'Window', 'is_scene', 'require_rasterio']
+__all__ = ['TIFF_EXTENSIONS', 'Scene', 'Window', 'is_scene', 'open_tiff', 'require_rasterio']
 
 TIFF_EXTENSIONS = ('.tif', '.tiff')
 CACHE = 2 ** 28  # bytes of decoded blocks that GDAL keeps, for all files; by itself it would take 5 % of the machine
@@ -95,6 +95,16 @@ def require_rasterio(path: str | os.PathLike) -> None:
             f"here: {os.fspath(path)!r} is one; pip install 'rexnet-timm[geo]'") from error
 
 
+def open_tiff(path: str | os.PathLike, mode: str = 'r', **options: Any) -> Any:
+    """`rasterio.open` for TIFF files, without a warning where they have no georeference."""
+    import rasterio
+
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
+        # one driver, and an absolute path: what is named .tif cannot lead GDAL to other files or addresses
+        return rasterio.open(os.path.abspath(path), mode, driver='GTiff', **options)
+
+
 class Scene:
     """A TIFF file that is read by windows, as the channels that a model takes. A context, at whose end it is closed.
 
@@ -127,10 +137,7 @@ class Scene:
         with ExitStack() as stack:
             stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE))
             try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
-                    # one driver, and an absolute path: what is named .tif cannot lead GDAL to other files or addresses
-                    opened = rasterio.open(os.path.abspath(path), driver='GTiff')
+                opened = open_tiff(path)
             except rasterio.errors.RasterioError as error:
                 raise self._unreadable(error, 'name a TIFF file.') from error
             self._dataset = stack.enter_context(opened)

@@ -1,6 +1,5 @@
 """TIFF files that are written part by part, and read again before they count as written."""
 import errno
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.geo import open_tiff
 from ..errors import first_lines
 
 __all__ = ['TiffWriter']
@@ -50,8 +50,6 @@ class TiffWriter:
             colors: np.ndarray | None = None,
             names: Sequence[str] = (),
     ) -> None:
-        import rasterio
-
         self.path, self.name, self.sums = path, name, np.zeros(size[0], np.uint64)
         options = {'interleave': 'band'}
         if np.issubdtype(dtype, np.integer):
@@ -59,8 +57,8 @@ class TiffWriter:
         if count in (3, 4) and dtype == 'uint8':
             options.update(photometric='RGB', predictor=2, **({'alpha': 'non-premultiplied'} if count == 4 else {}))
         with self._errors():
-            self._dataset = rasterio.open(
-                path, 'w', driver='GTiff', height=size[0], width=size[1], count=count, dtype=dtype, nodata=nodata,
+            self._dataset = open_tiff(
+                path, 'w', height=size[0], width=size[1], count=count, dtype=dtype, nodata=nodata,
                 tiled=True, blockxsize=BLOCK, blockysize=BLOCK, bigtiff='if_safer', **options, **place)
         if colors is not None:
             palette = {value: (*map(int, color), 255) for value, color in enumerate(colors)}
@@ -88,32 +86,33 @@ class TiffWriter:
             self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with self._errors() if error is None else suppress(Exception):
             self._dataset.close()
-        if error is None and not np.array_equal(self._sums_of_file(), self.sums):
+        if error is None and not self._is_whole():
             raise OSError(errno.EIO, UNFINISHED, self.name)
 
-    def _sums_of_file(self) -> np.ndarray:
+    def _is_whole(self) -> bool:
         import rasterio
 
         sums = np.zeros_like(self.sums)
-        with self._errors(), rasterio.open(self.path, driver='GTiff') as file:
-            for band in file.indexes:
-                for top in range(0, file.height, BLOCK):
-                    values = file.read([band], window=((top, min(top + BLOCK, file.height)), (0, file.width)))
-                    sums[top:top + values.shape[1]] += _sums_of_rows(values)
-        return sums
+        try:
+            with open_tiff(self.path) as file:
+                for band in file.indexes:
+                    for top in range(0, file.height, BLOCK):
+                        values = file.read([band], window=((top, min(top + BLOCK, file.height)), (0, file.width)))
+                        sums[top:top + values.shape[1]] += _sums_of_rows(values)
+        except rasterio.errors.RasterioError:
+            return False
+        return np.array_equal(sums, self.sums)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Tell errors of rasterio as those of a file that cannot be written; nothing of a missing georeference."""
+        """Tell errors of rasterio as those of a file that cannot be written."""
         import rasterio
 
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
-            try:
-                yield
-            except rasterio.errors.RasterioError as error:
-                raise OSError(errno.EIO, f'{UNFINISHED} ({first_lines(error.__cause__ or error, 1)})', self.name) \
-                    from error
+        try:
+            yield
+        except rasterio.errors.RasterioError as error:
+            reason = f'{UNFINISHED} ({first_lines(error.__cause__ or error, 1)})'
+            raise OSError(errno.EIO, reason, self.name) from error
 
 
 def _sums_of_rows(values: np.ndarray) -> np.ndarray:
