@@ -28,7 +28,7 @@ $(INSTALLED): setup.py setup.cfg
 	@touch $(INSTALLED)
 
 $(EXTRAS): $(INSTALLED)
-	$(RUN) -m pip install --quiet --editable '.[dev,export,geo]'
+	$(RUN) -m pip install --quiet --editable '.[dev,export]'
 	@touch $(EXTRAS)
 
 demo: $(INSTALLED)

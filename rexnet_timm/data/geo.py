@@ -33,6 +33,7 @@ _ASSOCIATED_ALPHA = 1
 _MODEL_PIXEL_SCALE, _MODEL_TIEPOINT, _MODEL_TRANSFORMATION, _GEO_KEY_DIRECTORY = 33550, 33922, 34264, 34735
 _RPC_COEFFICIENTS = 50844
 _PLACE_TAGS = (_MODEL_PIXEL_SCALE, _MODEL_TIEPOINT, _MODEL_TRANSFORMATION, _GEO_KEY_DIRECTORY, _RPC_COEFFICIENTS)
+_TAGS = (_IMAGE_WIDTH, _IMAGE_LENGTH, _ORIENTATION, _EXTRA_SAMPLES, *_PLACE_TAGS)
 _WORLD_FILES = ('.tfw', '.tifw', '.tiffw', '.wld')  # text files that hold the place of the picture beside them
 _BIGTIFF = (b'II+\0', b'MM\0+')
 
@@ -71,7 +72,7 @@ def _has_place(path: Path, tags: Mapping[int, Any]) -> bool:
 
 
 def _first_tags(path: Path) -> Mapping[int, Any]:
-    """The tags of a TIFF's first picture; none of what is no TIFF, or damaged there."""
+    """Those tags of a TIFF's first picture that are asked for here; none of what is no TIFF, or damaged there."""
     try:
         with open(path, 'rb') as file, warnings.catch_warnings():
             warnings.simplefilter('ignore')  # of damaged tags
@@ -80,7 +81,7 @@ def _first_tags(path: Path) -> Mapping[int, Any]:
             tags = ImageFileDirectory_v2(head)
             file.seek(tags.next)
             tags.load(file)
-            return dict(tags)
+            return {tag: tags[tag] for tag in _TAGS if tag in tags}
     except Exception:  # as decoders of damaged files raise; whoever reads the pixels says it
         return {}
 

@@ -228,7 +228,7 @@ class Predictor:
                 interpolation=self.description.interpolation, crop_pct=self.description.crop_pct)
 
     def __call__(self, image: str | os.PathLike | Image.Image | np.ndarray | torch.Tensor) -> Prediction:
-        """Predict one image, in memory.
+        """Predict one image, in memory. Pixels of a file that have no data are predicted like the others; see `write`.
 
         Args:
             image: A path, a PIL image, uint8 array (H, W) or (H, W, channels), or uint8 tensor (channels, H, W); see
@@ -361,7 +361,8 @@ def predict(model: nn.Module, image: str | os.PathLike | Image.Image | np.ndarra
 def read_any(image: str | os.PathLike | Image.Image | np.ndarray | torch.Tensor, in_chans: int) -> torch.Tensor:
     """An image in any form as a uint8 tensor (in_chans, H, W) on the CPU, as displayed.
 
-    Grey becomes RGB and the other way round, and alpha is left out, as `data.images.read_image` does for files.
+    Grey becomes RGB and the other way round, and alpha is left out, as `data.images.read_image` does for files. Files
+    with a georeference are read as `data.geo.Scene` says.
 
     Args:
         image: A path; a PIL image, whose EXIF orientation is applied; an array (H, W) or (H, W, channels); or a tensor

@@ -184,6 +184,25 @@ def test_a_truncated_file_is_told_where_it_is_read(compress, tmp_path):
     assert '\n' not in str(error.value)
 
 
+def test_overviews_and_masks_are_no_pages(tmp_path):
+    pixels = noise(3, 90, 100)
+    path = write_geotiff(tmp_path / 'a.tif', pixels)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, 'r+') as file:
+        file.write_mask(pixels[0] > 100)
+        file.build_overviews([2, 4])
+    with Scene(path, 3) as scene:
+        window = scene.read((0, 90), (0, 100))
+    assert np.array_equal(window.pixels.numpy(), pixels) and np.array_equal(window.known, pixels[0] > 100)
+
+
+def test_jpeg_in_a_tiff_is_colour(tmp_path):
+    rows, columns = np.mgrid[:90, :100].astype(np.uint8)
+    pixels = np.stack([2 * rows, 2 * columns, 250 - rows - columns])
+    path = write_geotiff(tmp_path / 'a.tif', pixels, compress='jpeg', photometric='YCBCR')
+    assert np.abs(read(path, 3).numpy().astype(int) - pixels).mean() < 3
+    assert (read(path, 3).int() - read_image(path, 3).int()).abs().max() < 9
+
+
 def test_no_file_and_no_rasterio(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError):
         Scene(tmp_path / 'a.tif', 3)
