@@ -59,11 +59,10 @@ def is_scene(path: str | os.PathLike) -> bool:
     if path.suffix.lower() not in TIFF_EXTENSIONS:
         return False
     tags = _first_tags(path)
-    if not tags:
+    limit, sides = max_pixels(), [tags.get(_IMAGE_WIDTH), tags.get(_IMAGE_LENGTH)]
+    if not all(isinstance(side, int) for side in sides):
         return False
-    limit = max_pixels()
-    is_large = limit is not None and tags.get(_IMAGE_WIDTH, 0) * tags.get(_IMAGE_LENGTH, 0) > limit
-    return is_large or _has_place(path, tags)
+    return (limit is not None and sides[0] * sides[1] > limit) or _has_place(path, tags)
 
 
 def _has_place(path: Path, tags: Mapping[int, Any]) -> bool:

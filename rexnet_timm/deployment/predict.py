@@ -107,6 +107,8 @@ class Prediction:
     def save(self, path: str | os.PathLike) -> None:
         """Write the prediction, whole or not at all, in the format that the ending of the name tells.
 
+        None of them tells where on the earth the image lies: `Predictor.write` gives a TIFF that does.
+
         * Segmentation: `.png` has the classes as an index image with their colours, of 8 bits, or of 16 bits and
           without colours above 256 classes; `.npy` has the probabilities, float32 (K, H, W).
         * Depth: `.png` has whole millimetres in 16 bits, in which 65535 is 65.535 m and everything beyond; `.tif` and
@@ -122,9 +124,10 @@ class Prediction:
             'segmentation': ('.png', '.npy'), 'depth': ('.png', '.tif', '.tiff', '.npy'),
             'classification': ('.csv', '.npy')}[self.description.task]
         if ending not in endings:
+            by_windows = '; Predictor.write makes a GeoTIFF of a GeoTIFF' if ending in ('.tif', '.tiff') else ''
             raise ValueError(
                 f'A prediction of {self.description.task} is written to a file that ends in {", ".join(endings)}, got '
-                f'{os.fspath(path)!r}.')
+                f'{os.fspath(path)!r}{by_windows}.')
         if ending == '.npy':
             values = next((x for x in (self.probabilities, self.depth, self.scores) if x is not None), None)
             if values is None:
