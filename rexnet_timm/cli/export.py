@@ -20,7 +20,7 @@ SIDE = number(int, at_least=SMALLEST)
 SCALE = number(int, at_least=0)
 # the options behind the arguments that the library's errors name
 FLAGS = {
-    'model': '--checkpoint', 'format': '--format', 'argmax': '--argmax', 'size': '--size', 'scale': '--scale',
+    'model must': '--checkpoint must', 'format': '--format', 'argmax': '--argmax', 'size': '--size', 'scale': '--scale',
     'half': '--half'}
 
 

@@ -22,19 +22,20 @@ from tqdm import tqdm
 from ..data.description import IMAGE_EXTENSIONS
 from ..data.geo import is_scene, require_rasterio
 from ..deployment.load import description_of, load_model
+from ..deployment.pictures import to_picture
 from ..deployment.predict import Prediction, Predictor
 from ..errors import is_told
 from ..files import atomic_path
 from .build import Process, start_process
-from .parsing import Kind, Parser, UsageError, number, one_of, report_errors
+from .built_in import SETS, add_built_in, built_in_part
+from .parsing import VIEW, Parser, UsageError, number, one_of, report_errors, views
 
 __all__ = ['create_parser', 'find_images', 'main', 'predict']
 
 OUTPUT = os.path.join('output', 'predict')
 TABLE = 'predictions.csv'
+IMAGES = 'images'  # in the output folder: those of a built-in set
 TOP = 5  # classes in a row of the table
-FLIPS = ('h', 'v', 'hv')
-ALL_FLIPS = 'flips'
 SCENES = (
     'A TIFF with a georeference, or with more than 178 million pixels, is read and written by windows, whatever its '
     "size (pip install 'rexnet-timm[geo]'), and its result is a .tif that lies where it lies: mask has one band with "
@@ -52,24 +53,16 @@ _OPTIONS = {'tile': '--tile', 'overlap': '--overlap', 'flips': '--tta', 'zooms':
 _SYNONYMS = {'model': 'checkpoint', 'weights': 'checkpoint', 'out': 'output', 'gpu': 'device', 'force': 'overwrite'}
 
 
-def _view(word: str) -> str | float:
-    if word in (ALL_FLIPS, *FLIPS):
-        return word
-    if not 0.1 <= float(word) <= 10:
-        raise ValueError(word)
-    return float(word)
-
-
-VIEW = Kind('flips, one of them (h, v, hv), or a zoom from 0.1 to 10', _view, (ALL_FLIPS, *FLIPS), 'T')
-
-
 def create_parser(prog: str = 'rexnet predict') -> Parser:
     """The parser of `rexnet predict`."""
-    parser = Parser(prog, 'Predict images with a trained model, and write a file for each.', _SYNONYMS, epilog=SCENES)
+    parser = Parser(
+        prog, 'Predict images with a trained model, and write a file for each.', _SYNONYMS,
+        usage='%(prog)s [INPUT ...] --checkpoint RUN [options]', epilog=SCENES)
     add = parser.group('what is predicted')
-    add('input', metavar='INPUT', nargs='+',
+    add('input', metavar='INPUT', nargs='*',
         help='images: a file, a folder with its subfolders, a pattern such as "photos/*.jpg", or a list in a .txt file '
              'with a path in each line')
+    add_built_in(add)
     add('--checkpoint', required=True,
         help="a run's folder, a checkpoint, a folder of save_pretrained, an exported file, or hf-hub:USER/NAME")
     add('--device', help='torch device', unset='the best there is')
@@ -152,8 +145,7 @@ def _is_in(path: str | os.PathLike, folder: str | os.PathLike) -> bool:
 
 def _views(words: Sequence[str | float], task: str) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """Flips and zooms of --tta. UsageError for those that the task does not have."""
-    flips = tuple(flip for flip in FLIPS if flip in words or ALL_FLIPS in words)
-    zooms = tuple(dict.fromkeys([1., *(word for word in words if isinstance(word, float))]))
+    flips, zooms = views(words)
     if task == 'depth' and not set(flips) <= {'h'}:
         raise UsageError('--tta may turn no image of depth upside down, since depth depends on that: take h.')
     if task != 'segmentation' and len(zooms) > 1:
@@ -272,8 +264,11 @@ def predict(args: argparse.Namespace, prog: str = 'rexnet predict') -> int:
     """
     if args.tile is not None and len(args.tile) > 2:
         raise UsageError(f'--tile must be one number or two, height and width, got {len(args.tile)}.')
+    if bool(args.input) == bool(args.dataset):
+        found = f'got {args.input[0]!r} and --dataset {args.dataset}' if args.input else 'got neither'
+        raise UsageError(f'INPUT is needed, or else --dataset {" or ".join(SETS)} for built-in images, {found}.')
     process = start_process(args.device)
-    images = find_images(args.input, args.output)
+    images = find_images(args.input, args.output) if args.input else {}
     model = load_model(args.checkpoint, process.device)
     task, output = description_of(model).task, Path(args.output)
     ending, (flips, zooms) = _ending(args, task), _views(args.tta or (), task)
@@ -283,15 +278,23 @@ def predict(args: argparse.Namespace, prog: str = 'rexnet predict') -> int:
         flips=flips, zooms=zooms, keep_probabilities=args.output_type == 'prob')
     if args.output_type == 'prob' and predictor.returns_classes:
         raise UsageError('--output-type prob needs logits, and this file returns classes: export it with logits.')
+    built_in = built_in_part(args, 'test', model, description_of(model)) if args.dataset else ()
+    for index in range(len(built_in)):
+        images[output / IMAGES / f'{index:03}.png'] = Path(f'{index:03}.png')
     table = output / TABLE if task == 'classification' else None
     targets = {
         source: table or output / name.with_suffix('.tif' if source in scenes else ending)
         for source, name in images.items()}
     if not table:
         _check_names(targets)
-    _check_targets(set(targets.values()), targets, args.output, args.overwrite)
+    written = {*targets.values(), *(targets if args.dataset else ())}
+    _check_targets(written, () if args.dataset else targets, args.output, args.overwrite)
     if process.distributed:
         torch.distributed.barrier()  # no process looks for results after another has begun to write them
+    if process.primary:
+        _write_images(built_in, list(images))
+    if process.distributed:
+        torch.distributed.barrier()  # every process reads them
     part = list(targets.items())[process.rank::process.world_size]
     results = _predict_all(args, predictor, part, scenes, process, prog)
     if process.distributed:
@@ -307,6 +310,14 @@ def predict(args: argparse.Namespace, prog: str = 'rexnet predict') -> int:
         unit = ', depth in millimetres' if is_png else ''
         print(f'{len(targets) - failed} of {len(targets)} images predicted in {args.output}{unit}')
     return 1 if failed else 0
+
+
+def _write_images(dataset: Sequence[tuple[torch.Tensor, Any]], paths: Sequence[Path]) -> None:
+    """Write the images of a built-in set, so that they can be looked at beside their results."""
+    for index in range(len(dataset)):
+        paths[index].parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(paths[index]) as part:
+            to_picture(dataset[index][0]).save(part)
 
 
 def _predict_all(

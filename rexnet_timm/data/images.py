@@ -186,12 +186,13 @@ def check_image_header(path: Path, header: Header, in_chans: int) -> None:
             'by the range of its values, since cutting it off here would lose that range unseen.')
     if in_chans == 4 and header.mode != 'RGBA':
         raise DatasetError(
-            f'in_chans 4 needs RGBA images: {path} has mode {header.mode}; pass in_chans=3, '
-            'or store the fourth channel as alpha.')
+            f'in_chans 4 needs RGBA images: {path} has mode {header.mode}; store the fourth channel as alpha, or pass '
+            'in_chans=3 to train a model for such images.')
     if in_chans == 4 and header.associated_alpha:
         raise DatasetError(
             f'in_chans 4 needs four independent channels: the colours in {path} are stored multiplied by the fourth '
-            '(associated alpha); pass in_chans=3, or store the fourth channel as unassociated alpha.')
+            '(associated alpha); store the fourth channel as unassociated alpha, or pass in_chans=3 to train a model '
+            'without it.')
 
 
 def convert(image: Image.Image, in_chans: int) -> Image.Image:

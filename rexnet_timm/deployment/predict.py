@@ -2,7 +2,7 @@
 import csv
 import os
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -82,11 +82,12 @@ class Prediction:
         order = np.argsort(-self.scores, kind='stable')[:number]
         return [(self.class_name(int(index)), float(self.scores[index])) for index in order]
 
-    def overlay(self, alpha: float = 0.5) -> Image.Image:
+    def overlay(self, alpha: float = 0.5, classes: Collection[int] | None = None) -> Image.Image:
         """The image, painted over with the colours of its classes, or of its depth, near ones light.
 
         Args:
             alpha: Share of the colours, 0 (only the image) to 1 (only colours).
+            classes: The classes that are painted; None paints all.
 
         Returns:
             RGB picture of the size of the image.
@@ -100,9 +101,16 @@ class Prediction:
             colors = _paint_depth(self.depth)
         else:
             raise ValueError('overlay needs a mask or depth, and a classifier gives neither: take scores or top().')
+        picture = self.picture()
+        painted = Image.blend(picture, Image.fromarray(colors), alpha)
+        if classes is None or self.mask is None:
+            return painted
+        return Image.composite(painted, picture, Image.fromarray(np.isin(self.mask, list(classes))))
+
+    def picture(self) -> Image.Image:
+        """The image in RGB: its first three channels, or its first as grey where it has no three."""
         image = self.image if self.image.shape[0] in (3, 4) else self.image[:1].expand(3, -1, -1)
-        picture = Image.fromarray(image[:3].permute(1, 2, 0).contiguous().numpy())
-        return Image.blend(picture, Image.fromarray(colors), alpha)
+        return Image.fromarray(image[:3].permute(1, 2, 0).contiguous().numpy())
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the prediction, whole or not at all, in the format that the ending of the name tells.

@@ -10,6 +10,7 @@ from timm.data import create_dataset, create_transform
 from torch.utils.data import Dataset
 
 from ..data import DataDescription, DatasetError, SegmentationFolder
+from ..data.description import folder_pairs
 from ..data.transforms import ToNormalizedTensor
 from ..errors import first_lines
 
@@ -161,6 +162,11 @@ def _mask_folder(model: nn.Module, description: DataDescription, root: str | os.
 
 
 def _class_folder(description: DataDescription, root: str, split: str) -> Dataset:
+    pairs = folder_pairs(root, split)
+    if pairs:
+        raise DatasetError(
+            f'The model tells classes of images, and {root} has images with masks ({pairs[0][0].name} with '
+            f'{pairs[0][1].name}): take a model of masks, or a folder with a folder of images for each class.')
     # timm takes the whole folder where the part does not exist
     synonyms = next((names for names in (_TRAINING, _VALIDATION) if split in names), (split,))
     if not any(os.path.isdir(os.path.join(root, name)) for name in (split, *synonyms)):
