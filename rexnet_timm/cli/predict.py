@@ -2,12 +2,14 @@
 
 rexnet predict photo.jpg --checkpoint output/train/RUN
 rexnet predict photos/ --checkpoint output/train/RUN --output-type overlay --tile 512
+rexnet predict scene.tif --checkpoint output/train/RUN
 torchrun --nproc-per-node 2 -m rexnet_timm predict photos/ --checkpoint output/train/RUN
 """
 import argparse
 import csv
 import errno
 import glob
+import logging
 import os
 import sys
 from collections.abc import Collection, Sequence
@@ -18,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from ..data.description import IMAGE_EXTENSIONS
+from ..data.geo import is_scene, require_rasterio
 from ..deployment.load import description_of, load_model
 from ..deployment.pictures import to_picture
 from ..deployment.predict import Prediction, Predictor
@@ -33,6 +36,12 @@ OUTPUT = os.path.join('output', 'predict')
 TABLE = 'predictions.csv'
 IMAGES = 'images'  # in the output folder: those of a built-in set
 TOP = 5  # classes in a row of the table
+SCENES = (
+    'A TIFF with a georeference, or with more than 178 million pixels, is read and written by windows, whatever its '
+    "size (pip install 'rexnet-timm[geo]'), and its result is a .tif that lies where it lies: mask has one band with "
+    'the palette of the classes, or metres of depth; prob a float32 band for each class; overlay is RGB. Its bands '
+    'must be those of the training. Where it has no data (nodata value, mask, alpha) a mask has the ignored label, if '
+    'that is no class, or else 255, declared as nodata; prob and depth have NaN, overlays are transparent.')
 
 OUTPUT_TYPE = one_of('mask', 'overlay', 'prob')
 DEPTH_FORMAT = one_of('png', 'tiff')
@@ -48,7 +57,7 @@ def create_parser(prog: str = 'rexnet predict') -> Parser:
     """The parser of `rexnet predict`."""
     parser = Parser(
         prog, 'Predict images with a trained model, and write a file for each.', _SYNONYMS,
-        usage='%(prog)s [INPUT ...] --checkpoint RUN [options]')
+        usage='%(prog)s [INPUT ...] --checkpoint RUN [options]', epilog=SCENES)
     add = parser.group('what is predicted')
     add('input', metavar='INPUT', nargs='*',
         help='images: a file, a folder with its subfolders, a pattern such as "photos/*.jpg", or a list in a .txt file '
@@ -68,7 +77,8 @@ def create_parser(prog: str = 'rexnet predict') -> Parser:
         help='png: whole millimetres in 16 bits, 65535 for 65.535 m and everything beyond; tiff: metres in float32')
     add('--overwrite', kind=bool, help='replace results that exist; without it nothing runs if there is one')
     add = parser.group('how it is predicted')
-    add('--tile', kind=SIDE, nargs='+', metavar='N', unset='the whole image at once',
+    add('--tile', kind=SIDE, nargs='+', metavar='N',
+        unset='the whole image at once; 512 above 4096 x 4096 pixels, and by windows',
         help='largest height and width of the windows in which an image is run, one number or two')
     add('--overlap', kind=SHARE, default=0.25, help='share of a tile that it has in common with the next')
     add('--tta', kind=VIEW, nargs='+',
@@ -157,6 +167,23 @@ def _ending(args: argparse.Namespace, task: str) -> str:
     return '.tif' if args.depth_format == 'tiff' else '.png'
 
 
+def _scenes(args: argparse.Namespace, images: Collection[Path], task: str) -> set[Path]:
+    """The images that are read by windows. UsageError for options that they do not have, ValueError for no rasterio."""
+    scenes = {path for path in images if is_scene(path)}
+    if not scenes:
+        return scenes
+    logging.getLogger('rasterio').setLevel(logging.CRITICAL)  # of what it logs, our errors tell
+    first = min(scenes)
+    require_rasterio(first)
+    if args.depth_format == 'png':
+        raise UsageError(f'--depth-format png has no georeference, and {first} needs a TIFF: take tiff.')
+    if task == 'depth' and args.output_type == 'overlay':
+        raise UsageError(
+            f'--output-type overlay of depth needs the nearest and the farthest of a whole image, and {first} is '
+            'read by windows: take mask.')
+    return scenes
+
+
 def _check_names(targets: dict[Path, Path]) -> None:
     """Raise UsageError where two images would be written to one file."""
     first: dict[Path, Path] = {}
@@ -208,6 +235,17 @@ def _write(prediction: Prediction, target: Path, output_type: str) -> None:
         picture.save(part)
 
 
+def _write_scene(predictor: Predictor, source: Path, target: Path, output_type: str, is_silent: bool) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tqdm(unit='window', desc=source.name, leave=False, file=sys.stderr, disable=is_silent) as bar:
+
+        def progress(done: int, number: int) -> None:
+            bar.total = number
+            bar.update(done - bar.n)
+
+        predictor.write(source, target, output_type, None if is_silent else progress)
+
+
 def _write_table(rows: list[list[Any]], path: Path, num_classes: int) -> None:
     head = ['file', 'class', 'score']
     for place in range(2, min(num_classes, TOP) + 1):
@@ -234,6 +272,7 @@ def predict(args: argparse.Namespace, prog: str = 'rexnet predict') -> int:
     model = load_model(args.checkpoint, process.device)
     task, output = description_of(model).task, Path(args.output)
     ending, (flips, zooms) = _ending(args, task), _views(args.tta or (), task)
+    scenes = _scenes(args, images, task)
     predictor = Predictor(
         model, tile=tuple(args.tile * 2)[:2] if args.tile else None, overlap=args.overlap,
         flips=flips, zooms=zooms, keep_probabilities=args.output_type == 'prob')
@@ -243,7 +282,9 @@ def predict(args: argparse.Namespace, prog: str = 'rexnet predict') -> int:
     for index in range(len(built_in)):
         images[output / IMAGES / f'{index:03}.png'] = Path(f'{index:03}.png')
     table = output / TABLE if task == 'classification' else None
-    targets = {source: table or output / name.with_suffix(ending) for source, name in images.items()}
+    targets = {
+        source: table or output / name.with_suffix('.tif' if source in scenes else ending)
+        for source, name in images.items()}
     if not table:
         _check_names(targets)
     written = {*targets.values(), *(targets if args.dataset else ())}
@@ -254,7 +295,8 @@ def predict(args: argparse.Namespace, prog: str = 'rexnet predict') -> int:
         _write_images(built_in, list(images))
     if process.distributed:
         torch.distributed.barrier()  # every process reads them
-    results = _predict_all(args, predictor, list(targets.items())[process.rank::process.world_size], process, prog)
+    part = list(targets.items())[process.rank::process.world_size]
+    results = _predict_all(args, predictor, part, scenes, process, prog)
     if process.distributed:
         gathered = [None] * process.world_size
         torch.distributed.all_gather_object(gathered, results)
@@ -264,7 +306,7 @@ def predict(args: argparse.Namespace, prog: str = 'rexnet predict') -> int:
         if table and rows:
             order = {str(source): place for place, source in enumerate(targets)}
             _write_table(sorted(rows, key=lambda row: order[row[0]]), table, (len(rows[0]) - 1) // 2)
-        is_png = (task, ending, args.output_type) == ('depth', '.png', 'mask')
+        is_png = (task, ending, args.output_type) == ('depth', '.png', 'mask') and len(scenes) < len(targets)
         unit = ', depth in millimetres' if is_png else ''
         print(f'{len(targets) - failed} of {len(targets)} images predicted in {args.output}{unit}')
     return 1 if failed else 0
@@ -282,6 +324,7 @@ def _predict_all(
         args: argparse.Namespace,
         predictor: Predictor,
         targets: Sequence[tuple[Path, Path]],
+        scenes: Collection[Path],
         process: Process,
         prog: str,
 ) -> tuple[list[list[Any]], int]:
@@ -291,6 +334,9 @@ def _predict_all(
     for source, target in bar:
         try:
             with torch.autocast(process.device.type, enabled=args.amp):
+                if source in scenes and predictor.task != 'classification':
+                    _write_scene(predictor, source, target, args.output_type, bar.disable)
+                    continue
                 prediction = predictor(source)
             if predictor.task == 'classification':
                 rows.append([str(source), *(word for name, score in prediction.top(TOP) for word in (name, score))])

@@ -61,6 +61,15 @@ class Header:
     associated_alpha: bool
 
 
+class TooLargeError(DatasetError):
+    """An image of more pixels than Pillow takes."""
+
+
+def max_pixels() -> int | None:
+    """Pixels of the largest picture that Pillow decodes; None where its limit is switched off."""
+    return None if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
+
+
 @contextmanager
 def _open(path: Path, kind: str) -> Iterator[Image.Image]:
     """The file with its header read. Only Pillow's calls belong inside: all that they raise names the file."""
@@ -68,8 +77,8 @@ def _open(path: Path, kind: str) -> Iterator[Image.Image]:
         with Image.open(path) as image:
             yield image
     except Image.DecompressionBombError as error:
-        raise DatasetError(
-            f'Every {kind} must have at most {2 * Image.MAX_IMAGE_PIXELS} pixels: {path} has more; cut the image and '
+        raise TooLargeError(
+            f'Every {kind} must have at most {max_pixels()} pixels: {path} has more; cut the image and '
             'its mask into smaller tiles, such as 2048 x 2048.') from error
     except Exception as error:  # decoders of damaged files raise OSError, SyntaxError, struct.error, ...
         remedy = 'replace or remove the file.'

@@ -208,7 +208,8 @@ def test_classes_that_are_not_asked_for_stay_unpainted():
 
 def test_what_cannot_be_written_is_refused(tmp_path):
     result = predict(brightest(), PIXELS)
-    for path, text in (('a.jpg', 'ends in .png, .npy'), ('a.csv', 'ends in .png, .npy')):
+    for path, text in (
+            ('a.jpg', 'ends in .png, .npy'), ('a.csv', 'ends in .png, .npy'), ('a.tif', 'Predictor.write makes')):
         with pytest.raises(ValueError, match=text):
             result.save(tmp_path / path)
     with pytest.raises(ValueError, match='keep_probabilities=True'):
