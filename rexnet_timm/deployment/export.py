@@ -33,7 +33,7 @@ from .load import describe, description_of
 from .onnx_graph import onnx_model
 from .openvino_graph import openvino_model
 from .parity import Comparison, compare, example_images
-from .quantize import Int8Report, calibration_images, calibration_samples, measure, quantize, require_int8
+from .quantize import Int8Report, calibration_samples, measure, prepared_images, quantize, require_int8
 
 if TYPE_CHECKING:
     import openvino
@@ -152,7 +152,7 @@ def export(
         whole = load_exported(source)
         compare(whole, reference)
         samples, _ = calibration_samples(whole, calibration)
-        images = calibration_images(whole, samples, num_calibration_images)
+        images = prepared_images(whole, samples, num_calibration_images)
         quantized = quantize(source, images)
         if format == 'openvino':
             _save_openvino(quantized, parts[0], path, metadata, False)

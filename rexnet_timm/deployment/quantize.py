@@ -29,13 +29,14 @@ if TYPE_CHECKING:
     import openvino
 
 __all__ = [
-    'CALIBRATED', 'MEASURED', 'Int8Report', 'calibration_images', 'calibration_samples', 'measure', 'quantize',
+    'CALIBRATED', 'MEASURED', 'Int8Report', 'calibration_samples', 'measure', 'prepared_images', 'quantize',
     'require_int8']
 
 CALIBRATED, MEASURED = 'train', 'val'  # the splits
 FORMATS = ('onnx', 'openvino')
 SCORES = {'segmentation': ('mIoU', 'miou'), 'classification': ('top-1', 'top1')}
 AGREEMENT = 0.9  # share of pixels, or of images, that must have the network's class
+NUM_COMPARED = 128  # images, for the agreement
 ROUNDS = 10
 
 
@@ -48,8 +49,8 @@ class Int8Report:
         before, after: It in percent, of the float32 file and of the int8 file.
         calibrated: Images of the training split that the ranges are from.
         measured: Images of the validation split that the scores are from.
-        agreement: Share of the pixels of these images, or of the images, with the class that the network gives, from 0
-            to 1.
+        agreement: Share of the pixels of up to 128 of these images, or of the images, with the class that the network
+            gives, from 0 to 1.
         size: Height and width at which time was measured, that of the first image.
         threads: Threads that both ran in.
         float_ms, int8_ms: Medians of the milliseconds of one image, taken in turn.
@@ -84,7 +85,7 @@ def calibration_samples(model: nn.Module, folder: str | os.PathLike) -> list[Sam
     return [samples_of(model, description_of(model), folder, split) for split in (CALIBRATED, MEASURED)]
 
 
-def calibration_images(network: ExportedNetwork, samples: Samples, number: int) -> list[Callable[[], np.ndarray]]:
+def prepared_images(network: ExportedNetwork, samples: Samples, number: int) -> list[Callable[[], np.ndarray]]:
     """Calls that each give an image (1, C, H, W) as the file takes it, spread over all samples."""
     runner = RUNNERS[network.description.task](network, network.description, False, (FINEST,), None)
     number = min(number, len(samples))
@@ -127,17 +128,17 @@ def measure(
     """
     task = whole.description.task
     samples = samples_of(whole, whole.description, folder, MEASURED)
-    runner = RUNNERS[task](whole, whole.description, False, (FINEST,), None)
-    equal = agreement(int8, reference, (runner.stack([samples[index][1]]) for index in range(len(samples))))
+    equal = agreement(int8, reference, (torch.from_numpy(image()) for image in prepared_images(
+        whole, samples, NUM_COMPARED)))
     if not equal >= AGREEMENT:
         what = 'pixels' if task == 'segmentation' else 'images'
         raise ValueError(
-            f'An int8 file must have the class of the network at {AGREEMENT:.0%} of the {what} at least, and has it at '
-            f'{equal:.1%} of those of {MEASURED} in {os.fspath(folder)}. It is not kept: calibrate on more '
-            'num_calibration_images, train for longer, or export without int8.')
+            f'The quantised file must have the class of the network at {AGREEMENT:.0%} of the {what} at least, and has '
+            f'it at {equal:.1%} of those of {MEASURED} in {os.fspath(folder)}. It is not kept: raise '
+            'num_calibration_images, train for longer, or leave out int8.')
     name, key = SCORES[task]
     before, after = (evaluate(network, folder, MEASURED, batch_size=1)[key] for network in (whole, int8))
-    image = runner.stack([samples[0][1]])
+    image = torch.from_numpy(prepared_images(whole, samples, 1)[0]())
     seconds = time_in_turns({False: lambda: whole(image), True: lambda: int8(image)}, ROUNDS)
     float_ms, int8_ms = (1e3 * statistics.median(seconds[which]) for which in (False, True))
     return Int8Report(

@@ -115,7 +115,7 @@ def test_a_file_of_other_classes_is_not_kept(unet, data, tmp_path, monkeypatch):
     path = tmp_path / 'int8.onnx'
     path.write_bytes(b'the file before')
     with pytest.raises(ValueError, match=r'at 110% of the pixels at least, and has it at \d.*% of those of val in .*'
-                                         'It is not kept: calibrate on more num_calibration_images'):
+                                         'It is not kept: raise num_calibration_images'):
         rexnet_timm.export(unet, path, int8=True, calibration=data)
     assert [file.name for file in tmp_path.iterdir()] == ['int8.onnx'] and path.read_bytes() == b'the file before'
 
