@@ -10,10 +10,10 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import segmentation_models_pytorch as smp
 import torch
@@ -127,38 +127,46 @@ def export(
         fill_channels(fused)
     shipped = _Shipped(fused.half() if in_half else fused, description, normalize, stride, argmax, in_half)
 
-    def write(part: str) -> None:
-        with _quiet():
-            if format == 'openvino':
-                with enlarging_by_convolution():
-                    graph = _onnx(shipped, example, size, output, {})
-                _save_openvino(openvino_model(graph), part, path, metadata, half)
-            else:
-                content = (
-                    _onnx(shipped, example, size, output, metadata) if format == 'onnx' else
-                    _torch_export(shipped, example, size, metadata) if format == 'torch-export' else
-                    _torchscript(shipped, example, metadata))
-                _save(content, part, path)
+    def content() -> Any:
+        if format == 'openvino':
+            with enlarging_by_convolution():
+                graph = _onnx(shipped, example, size, output, {})
+            return openvino_model(graph)
+        if format == 'onnx':
+            return _onnx(shipped, example, size, output, metadata)
+        if format == 'torch-export':
+            return _torch_export(shipped, example, size, metadata)
+        return _torchscript(shipped, example, metadata)
+
+    def save(content: Any, part: str) -> ExportedNetwork:
+        if format == 'openvino':
+            _save_openvino(content, part, path, metadata, half)
+        else:
+            _save(content, part, path)
+        return load_exported(part)
 
     paths = [os.fspath(path), f'{os.path.splitext(path)[0]}.bin'] if format == 'openvino' else [os.fspath(path)]
     with ExitStack() as stack:
-        parts = [stack.enter_context(atomic_path(file)) for file in paths]  # of one stem, as OpenVINO wants it
+        part, *_ = [stack.enter_context(atomic_path(file)) for file in paths]  # of one stem, as OpenVINO wants it
+        with _quiet():
+            whole = content()
         if not int8:
-            write(parts[0])
-            return compare(load_exported(parts[0]), reference, half)
-        folder = stack.enter_context(TemporaryDirectory())
-        source = os.path.join(folder, os.path.basename(parts[0]))
-        write(source)
-        whole = load_exported(source)
+            return compare(save(whole, part), reference, half)
+        return _export_int8(whole, part, save, reference, calibration, num_calibration_images)
+
+
+def _export_int8(
+        content: Any, part: str, save: Callable[[Any, str], ExportedNetwork], reference: nn.Module,
+        calibration: str | os.PathLike, number: int,
+) -> Int8Report:
+    """Save the int8 form of a float32 file, which is held to the network on the way."""
+    with TemporaryDirectory() as folder:
+        source = os.path.join(folder, os.path.basename(part))
+        whole = save(content, source)
         compare(whole, reference)
         samples, _ = calibration_samples(whole, calibration)
-        images = prepared_images(whole, samples, num_calibration_images)
-        quantized = quantize(source, images)
-        if format == 'openvino':
-            _save_openvino(quantized, parts[0], path, metadata, False)
-        else:
-            _save(quantized, parts[0], path)
-        return measure(whole, load_exported(parts[0]), reference, calibration, len(images))
+        images = prepared_images(whole, samples, number)
+        return measure(whole, save(quantize(source, images), part), reference, calibration, len(images))
 
 
 def format_of(path: str | os.PathLike, format: str | None = None) -> str:

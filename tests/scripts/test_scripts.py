@@ -1,5 +1,6 @@
 """The scripts that are no commands, on small data."""
 import csv
+import itertools
 import os
 import runpy
 import subprocess
@@ -74,6 +75,32 @@ def test_the_benchmark_measures_every_model_and_writes_its_files(tmp_path):
     assert f'| `{MODELS[0]}` | 3.' in printed
     with Image.open(tmp_path / 'benchmark-64-2.png') as picture:
         assert picture.width == 900
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_exported_files_measures_every_engine_and_precision(tmp_path):
+    for package in ('onnx', 'onnxscript', 'onnxruntime', 'openvino', 'nncf'):
+        pytest.importorskip(package, reason="the export extra is not installed: pip install 'rexnet-timm[export]'")
+    result = subprocess.run(
+        [sys.executable, str(ROOT / 'scripts' / 'benchmark.py'), '--exported', '--models', *MODELS, '--output',
+         str(tmp_path), *'--exported-sizes 64x96 --exported-threads 1 --rounds 2'.split()],
+        env={**os.environ, 'PYTHONPATH': str(ROOT)}, check=True, timeout=600, capture_output=True, text=True)
+    with open(tmp_path / 'benchmark-exported.csv') as file:
+        rows = list(csv.DictReader(file))
+    assert {(row['model'], row['engine'], row['precision']) for row in rows} == set(
+        itertools.product(MODELS, ('onnxruntime', 'openvino'), ('float32', 'int8'))) and len(rows) == 8
+    for precision in ('float32', 'int8'):
+        of_precision = [row for row in rows if row['precision'] == precision]
+        reference = min(float(row['ms']) for row in of_precision if row['model'] == MODELS[1])
+        for row in of_precision:
+            assert float(row['ms']) > 0 and float(row['ratio']) == pytest.approx(float(row['ms']) / reference)
+    for row in rows:
+        whole = next(float(other['ms']) for other in rows if other['precision'] == 'float32'
+                     and (other['model'], other['engine']) == (row['model'], row['engine']))
+        assert (float(row['of_float32']) == pytest.approx(float(row['ms']) / whole)
+                if row['precision'] == 'int8' else not row['of_float32'])
+    assert '| model | onnxruntime float32 | onnxruntime int8 | openvino float32 | openvino int8 |' in result.stdout
+    assert result.stdout.count('of float32') >= 4
 
 
 def test_the_benchmark_of_losses_measures_every_way(capsys):
