@@ -99,7 +99,7 @@ def _measure_loaded(
     image = torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8)
 
     def tell(number: int) -> None:
-        print(f'\r{size[0]} x {size[1]}, {threads} threads: round {number} of {rounds}    ', end='', file=sys.stderr)
+        print(f'\r{size[0]} x {size[1]}, threads {threads}: round {number} of {rounds}    ', end='', file=sys.stderr)
 
     seconds = time_in_turns(
         {key: (lambda network=network: network(image)) for key, network in networks.items()}, rounds, tell)
@@ -122,15 +122,17 @@ def _measure_loaded(
 
 
 def _size(file: Path) -> int:
-    return sum(path.stat().st_size for path in {file, file.with_suffix('.bin')} if path.exists())
+    files = [file, file.with_suffix('.bin')] if file.suffix == '.xml' else [file]
+    return sum(path.stat().st_size for path in files)
 
 
 def print_table(rows: Sequence[Row], reference: str) -> None:
-    """A Markdown table of one size and number of threads: milliseconds, and in parentheses the ratio."""
+    """A Markdown table of one size and number of threads: milliseconds, and the ratios."""
     columns = list(dict.fromkeys((row['engine'], row['precision']) for row in rows))
     first = rows[0]
-    print(f'\n{first["height"]} x {first["width"]}, {first["threads"]} threads: ms, ratio to the better engine of '
-          f'{reference} in the same precision, and of int8 the ratio to float32\n')
+    threads = '1 thread' if first['threads'] == 1 else f'{first["threads"]} threads'
+    ratio = f', ratio to the better engine of {reference} in the same precision' if 'ratio' in first else ''
+    print(f'\n{first["height"]} x {first["width"]}, {threads}: ms{ratio}; of int8 the ratio to float32 too\n')
     print(f'| model | {" | ".join(f"{engine} {precision}" for engine, precision in columns)} |')
     print('|---' * (len(columns) + 1) + '|')
     for name in dict.fromkeys(row['model'] for row in rows):
