@@ -18,7 +18,6 @@ from rexnet_timm.deployment.exported import FORMATS, METADATA
 from rexnet_timm.deployment.load import describe
 
 NAMES = ('dark', 'middle', 'bright')
-CAMVID = Path('/work/shared/data/camvid')
 PACKAGES = {'onnx': ('onnx', 'onnxscript', 'onnxruntime'), 'openvino': ('onnx', 'onnxscript', 'openvino', 'nncf')}
 
 
