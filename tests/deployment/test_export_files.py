@@ -143,6 +143,7 @@ def test_one_size_and_a_scale(unet, tmp_path):
         network(torch.zeros(1, 3, 64, 96))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('format', ['torchscript', *SLOW])
 def test_half_the_bytes(format, unet, tmp_path):
     need(format)
@@ -160,6 +161,7 @@ def test_half_the_bytes(format, unet, tmp_path):
     assert 0 < float((output - expected).abs().max() / expected.std()) < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('format', ['torchscript', pytest.param('torch-export', marks=pytest.mark.slow), *SLOW])
 def test_an_architecture_that_needs_multiples_of_its_stride_is_padded_in_the_file(format, tmp_path):
     need(format)
@@ -206,6 +208,7 @@ def test_a_classifier(format, tmp_path):
     check(rexnet_timm.load_model(path), model)
 
 
+@pytest.mark.slow
 def test_a_second_output_of_smp_is_left_out(tmp_path):
     model = with_statistics(smp.Unet('resnet18', encoder_weights=None, classes=2, aux_params={'classes': 5}))
     rexnet_timm.export(model, tmp_path / 'model.ts')
@@ -314,6 +317,7 @@ def test_a_network_of_one_size_names_the_remedy(tmp_path):
     assert rexnet_timm.load_model(tmp_path / 'model.pt2')(torch.zeros(1, 3, 224, 224)).shape == (1, 3)
 
 
+@pytest.mark.slow
 def test_images_of_another_kind_are_refused(unet, tmp_path):
     rexnet_timm.export(unet, tmp_path / 'a.ts', normalize=True)
     rexnet_timm.export(unet, tmp_path / 'b.pt')

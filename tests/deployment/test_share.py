@@ -166,9 +166,10 @@ def test_what_is_no_model_is_refused(tmp_path):
     for name in ('timm', 'classes'):
         with pytest.raises(ValueError, match='rebuilt from its name and arguments .*as load_model gave it, not fused'):
             rexnet_timm.share(rexnet_timm.fuse(model_of(name)), tmp_path / 'shared')
+    model = model_of('classes')
     for name in ('nobody', 'a/b/c', 'a b/c', ''):
         with pytest.raises(ValueError, match="repo_id must be 'USER/NAME', got"):
-            rexnet_timm.share(model_of('classes'), tmp_path / 'shared', repo_id=name)
+            rexnet_timm.share(model, tmp_path / 'shared', repo_id=name)
     assert not (tmp_path / 'shared').exists()
 
 

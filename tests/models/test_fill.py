@@ -24,7 +24,9 @@ def depthwise(model: nn.Module) -> list[int]:
             if getattr(module, 'conv_exp', None) is not None]
 
 
-@pytest.mark.parametrize('create', MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize('create', [
+    pytest.param(create, id=name, marks=[pytest.mark.slow] if 'SMP' in name else [])
+    for name, create in MODELS.items()])
 def test_the_outputs_stay(create):
     torch.manual_seed(0)
     model = rexnet_timm.fuse(with_statistics(create()))

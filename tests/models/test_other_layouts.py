@@ -109,7 +109,8 @@ def test_efficientnet_of_smp_gives_the_same_features_under_timms_names(tmp_path)
     assert torch.equal(other._conv_stem.weight, peer.encoder._conv_stem.weight)
 
 
-@pytest.mark.parametrize('size', [f'b{number}' for number in range(8)])
+@pytest.mark.parametrize('size', [
+    'b0', 'b1', *(pytest.param(f'b{number}', marks=pytest.mark.slow) for number in range(2, 8))])
 def test_the_stages_of_every_size_are_found(size):
     with torch.device('meta'):
         theirs = smp.encoders.get_encoder(f'efficientnet-{size}', weights=None).state_dict()
