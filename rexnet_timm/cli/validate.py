@@ -12,12 +12,13 @@ import torch
 from timm.models import safe_model_name
 from torch.utils.data import Dataset
 
-from ..data import DataDescription, SyntheticDepth, SyntheticShapes
+from ..data import DataDescription, Layout, SyntheticDepth, SyntheticShapes
 from ..deployment.evaluate import evaluate
 from ..deployment.load import description_of, load_model
 from ..deployment.results import summary_row, write_rows
 from ..deployment.samples import num_classes_of
 from .build import start_process
+from .data_options import FLAGS, LABELS, add_labels, add_layout, described
 from .parsing import Kind, Parser, UsageError, number, one_of, report_errors
 
 __all__ = ['main', 'run']
@@ -54,7 +55,7 @@ def create_parser(prog: str = 'rexnet validate') -> Parser:
                   'gpu': 'device', 'output': 'results_dir'})
     add = parser.group('data')
     add('data', nargs='?', metavar='DIR', help='folder of the data; the same as --data-dir')
-    add('--data-dir', metavar='DIR', help='folder of the data')
+    add('--data-dir', metavar='DIR', help='folder of the data; of masks also a dataset.yaml that describes it')
     add('--dataset', kind=one_of('', *SETS), default='', help='a built-in set', unset='a folder')
     add('--synthetic-images', kind=COUNT, default=512,
         help='training images of a built-in set, as in training; an eighth as many for validation and for test')
@@ -62,6 +63,9 @@ def create_parser(prog: str = 'rexnet validate') -> Parser:
     add('--split', default='test', help='part that is measured')
     add('-b', '--batch-size', kind=COUNT, default=8, help='images of one size at once in each process')
     add('-j', '--workers', kind=INDEX, default=min(4, os.cpu_count() or 1), help='loading processes of each process')
+    add = parser.group('files of images and masks, where they are not as in training')
+    add_layout(add)
+    add_labels(add)
     add = parser.group('model')
     add('--checkpoint', required=True, metavar='RUN',
         help='folder of a run, a checkpoint, a folder of save_pretrained, an exported file, or hf-hub:USER/NAME')
@@ -129,6 +133,16 @@ def _built_in(args: argparse.Namespace, model: Any, description: DataDescription
     return SyntheticShapes(length, num_classes=min(6, num_classes_of(model, description)), seed=seed)
 
 
+def _folder(args: argparse.Namespace, description: DataDescription) -> DataDescription | str:
+    """What is validated on: a folder of masks described by the options, and else as the model knows its data."""
+    folder = args.data if args.data is not None else args.data_dir
+    if description.task != 'segmentation' or not os.path.exists(folder):
+        return folder
+    data = described(args, folder, otherwise=Layout(**description.layout))
+    is_labelled = any(getattr(args, name) is not None for name in LABELS)
+    return data if is_labelled else data.labelled_as(description)
+
+
 def _results_dir(args: argparse.Namespace) -> str:
     source = args.checkpoint
     if source.startswith('hf-hub:'):
@@ -150,8 +164,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     model = load_model(args.checkpoint, process.device)
     description = description_of(model)
     _check_task(args, model, description)
-    data = _built_in(args, model, description) if args.dataset else args.data if args.data is not None \
-        else args.data_dir
+    data = _built_in(args, model, description) if args.dataset else _folder(args, description)
     words = args.tta or ()
     zooms = [word for word in words if isinstance(word, float) and word != 1]
     results = evaluate(
@@ -214,4 +227,4 @@ def main(argv: Sequence[str] | None = None, prog: str = 'rexnet validate') -> in
             if torch.distributed.is_initialized():
                 torch.distributed.destroy_process_group()
 
-    return report_errors(prog, command, {'batch_size': '--batch-size', 'flips': '--tta', 'zooms': '--tta'})
+    return report_errors(prog, command, {**FLAGS, 'batch_size': '--batch-size', 'flips': '--tta', 'zooms': '--tta'})

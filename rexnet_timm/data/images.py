@@ -65,7 +65,7 @@ class Header:
 def _open(path: Path, kind: str) -> Iterator[Image.Image]:
     """The file with its header read. Only Pillow's calls belong inside: all that they raise names the file."""
     try:
-        with Image.open(path) as image:
+        with path.open('rb') as file, Image.open(file) as image:  # of what stands for a file too
             yield image
     except Image.DecompressionBombError as error:
         raise DatasetError(
@@ -107,7 +107,7 @@ def _header(image: Image.Image, path: Path) -> Header:
     tags = image.tag_v2 if image.format == 'TIFF' else {}
     bits = max(tags.get(_BITS_PER_SAMPLE, (1,))) if tags else {'1': 1, 'I': 32, 'F': 32}.get(image.mode, 8)
     if image.format == 'PNG':
-        with open(path, 'rb') as file:
+        with path.open('rb') as file:
             bits = file.read(_BIT_DEPTH_OF_PNG + 1)[-1]
     turned = _orientation(image, decoded=False) in (5, 6, 7, 8)
     width, height = image.size
