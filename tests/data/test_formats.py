@@ -258,7 +258,8 @@ def test_tables_of_hugging_face(tmp_path, form, monkeypatch):
     datasets = pytest.importorskip('datasets', reason='needs the extra stream')
     monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', tmp_path / 'cache')
     pairs = [trees.picture(seed) for seed in range(4)]
-    features = datasets.Features({'image': datasets.Image(), 'label': datasets.Image(), 'text': datasets.Value('string')})
+    kind = datasets.Image()
+    features = datasets.Features({'image': kind, 'label': kind, 'text': datasets.Value('string')})
     table = datasets.Dataset.from_dict({
         'image': [Image.fromarray(image) for image, _ in pairs], 'text': list('abcd'),
         'label': [Image.fromarray(classes) for _, classes in pairs]}, features)

@@ -128,7 +128,8 @@ def camvid_of_the_release(root: Path) -> Path:
 
 def pet(root: Path) -> Path:
     tree = root / 'oxford-iiit-pet'
-    for name, names in (('trainval', ('Abyssinian_1', 'beagle_2', 'pug_3', 'Sphynx_4', 'boxer_5')), ('test', ('pug_9',))):
+    lists = {'trainval': ('Abyssinian_1', 'beagle_2', 'pug_3', 'Sphynx_4', 'boxer_5'), 'test': ('pug_9',)}
+    for name, names in lists.items():
         for index, stem in enumerate(names):
             image, classes = picture(index)
             save(tree / 'images' / f'{stem}.jpg', image)
@@ -223,7 +224,8 @@ def yolo_of_outlines(root: Path) -> Path:
         shares = [f'{x / 48:.6f} {y / 40:.6f}' for x, y in ((12, 10), (24, 10), (24, 20), (12, 20))]
         write(root / 'labels' / split / '0.txt', f'1 {" ".join(shares)}\n')
         write(root / 'labels' / split / '1.txt', '')
-    write(root / 'data.yaml', 'path: /elsewhere/set\ntrain: images/train\nval: images/val\nnames:\n  0: cat\n  1: dog\n')
+    write(root / 'data.yaml',
+          'path: /elsewhere/set\ntrain: images/train\nval: images/val\nnames:\n  0: cat\n  1: dog\n')
     return root
 
 

@@ -77,10 +77,6 @@ def describe_data(
         DatasetError: No such folder, or one that is not of the form.
     """
     root, layout = Path(root), layout or Layout()
-    if layout.data_format not in ('auto', *FORMATS):
-        raise ValueError(
-            f'data_format must be auto or one of {", ".join(FORMATS)}, got {layout.data_format!r}.'
-            f'{near_names(layout.data_format, FORMATS)}')
     if not root.exists():
         raise DatasetError(f'The data set must be a folder: {root} does not exist or is no folder; check the path.')
     path = root if root.is_file() else root / FILE_NAME
@@ -107,6 +103,9 @@ def describe_data(
 
 def _detect(root: Path, layout: Layout) -> DataDescription:
     name = layout.data_format
+    if name not in ('auto', *FORMATS):
+        raise ValueError(
+            f'data_format must be auto or one of {", ".join(FORMATS)}, got {name!r}.{near_names(name, FORMATS)}')
     if layout.image_dir is not None and name == 'auto':
         name = 'folders'
     if name == 'auto':

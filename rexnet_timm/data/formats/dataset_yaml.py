@@ -76,6 +76,9 @@ def read_dataset_yaml(path: Path) -> DatasetFile:
     for key in _TEXTS & content.keys():
         if not isinstance(content[key], str):
             raise DatasetError(f'{key} must be a text: {path} has {content[key]!r}; quote it.')
+    for key, kinds in (('val_share', (int, float)), ('split_seed', int)):
+        if key in content and (isinstance(content[key], bool) or not isinstance(content[key], kinds)):
+            raise DatasetError(f'{key} must be a number: {path} has {content[key]!r}; correct it.')
     root = path.parent / content.get('root', '.')
     if not root.exists():
         raise DatasetError(f'root must be the folder of the data, relative to {path}: there is no {root}; correct it.')
