@@ -39,7 +39,9 @@ SIDE = number(int, at_least=32)
 SHARE = number(float, at_least=0, below=1)
 
 # What the library calls an argument, and the option that sets it
-_OPTIONS = {'tile': '--tile', 'overlap': '--overlap', 'flips': '--tta', 'zooms': '--tta'}
+_OPTIONS = {
+    'tile': '--tile', 'overlap': '--overlap', 'flips': '--tta', 'zooms': '--tta',
+    'original_labels': '--original-labels'}
 _SYNONYMS = {'model': 'checkpoint', 'weights': 'checkpoint', 'out': 'output', 'gpu': 'device', 'force': 'overwrite'}
 
 
@@ -73,6 +75,8 @@ def create_parser(prog: str = 'rexnet predict') -> Parser:
              'classes, or a coloured map of depth; prob: probabilities as .npy, float32 (classes, height, width)')
     add('--depth-format', kind=DEPTH_FORMAT, unset='png',
         help='png: whole millimetres in 16 bits, 65535 for 65.535 m and everything beyond; tiff: metres in float32')
+    add('--original-labels', kind=bool,
+        help='write masks with the labels, or colours, that those of the training data had, instead of the classes')
     add('--overwrite', kind=bool, help='replace results that exist; without it nothing runs if there is one')
     add = parser.group('how it is predicted')
     add('--tile', kind=SIDE, nargs='+', metavar='N', unset='the whole image at once',
@@ -160,6 +164,9 @@ def _ending(args: argparse.Namespace, task: str) -> str:
         raise UsageError(f'--output-type is for masks and depth, and a classifier writes {TABLE}: leave it out.')
     if task == 'depth' and args.output_type == 'prob':
         raise UsageError('--output-type prob is for classes, and depth has no probabilities: take mask or overlay.')
+    if args.original_labels and (task != 'segmentation' or args.output_type != 'mask'):
+        raise UsageError(
+            f'--original-labels is for masks, and this is {args.output_type} of a model of {task}: leave it out.')
     if args.output_type == 'prob':
         return '.npy'
     return '.tif' if args.depth_format == 'tiff' else '.png'
@@ -206,10 +213,10 @@ def _reason(error: Exception) -> str | None:
     return None
 
 
-def _write(prediction: Prediction, target: Path, output_type: str) -> None:
+def _write(prediction: Prediction, target: Path, output_type: str, original_labels: bool = False) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if output_type != 'overlay':
-        prediction.save(target)
+        prediction.save(target, original_labels)
         return
     picture = prediction.overlay(1. if prediction.depth is not None else 0.5)
     with atomic_path(target) as part:
@@ -284,7 +291,7 @@ def _predict_all(
             if predictor.task == 'classification':
                 rows.append([str(source), *(word for name, score in prediction.top(TOP) for word in (name, score))])
             else:
-                _write(prediction, target, args.output_type)
+                _write(prediction, target, args.output_type, args.original_labels)
         except Exception as error:
             reason = _reason(error)
             if reason is None:

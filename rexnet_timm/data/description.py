@@ -189,8 +189,35 @@ class DataDescription:
             first: dict[int, int] = {}
             for label, index in self.label_map:
                 first.setdefault(index, label)
-            return tuple(first.get(index, -1) for index in range(max(first) + 1))
+            return tuple(first.get(index, -1) for index in range(max(first) + 1))  # -1 for a class of no label
         return (0, self.foreground) if self.foreground != 1 else ()
+
+    def in_files(self, classes: np.ndarray) -> np.ndarray:
+        """Classes as the masks of the data have them.
+
+        Args:
+            classes: Whole numbers (H, W).
+
+        Returns:
+            Labels, uint8 or uint16 (H, W), or with a `color_map` RGB colours, uint8 (H, W, 3).
+
+        Raises:
+            ValueError: A class without a label, or a label that no picture holds.
+        """
+        if self.color_map:
+            color_of: dict[int, tuple[int, int, int]] = {}
+            for color, label in self.color_map:
+                color_of.setdefault(label, color)
+            labels = self.file_labels or sorted(color_of)
+            return np.array([color_of[label] for label in labels], np.uint8)[classes]
+        labels = self.file_labels
+        if not labels:
+            return classes.astype(np.uint8 if classes.max(initial=0) <= 255 else np.uint16)
+        if min(labels) < 0 or max(labels) > LARGE_IGNORE_LABEL:
+            raise ValueError(
+                f'Labels of the files must be from 0 to {LARGE_IGNORE_LABEL} to be written, and the label map has '
+                f'{labels[0] if labels[0] < 0 else max(labels)}: write classes.')
+        return np.array(labels, np.uint8 if max(labels) <= 255 else np.uint16)[classes]
 
     def labelled_as(self, other: 'DataDescription') -> 'DataDescription':
         """These data with labels that mean what another description says, as far as it says something."""

@@ -97,7 +97,7 @@ class Prediction:
         picture = Image.fromarray(image[:3].permute(1, 2, 0).contiguous().numpy())
         return Image.blend(picture, Image.fromarray(colors), alpha)
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike, original_labels: bool = False) -> None:
         """Write the prediction, whole or not at all, in the format that the ending of the name tells.
 
         * Segmentation: `.png` has the classes as an index image with their colours, of 8 bits, or of 16 bits and
@@ -105,6 +105,11 @@ class Prediction:
         * Depth: `.png` has whole millimetres in 16 bits, in which 65535 is 65.535 m and everything beyond; `.tif` and
           `.tiff` have metres in float32, and `.npy` has them too.
         * Classification: `.csv` has a class and its score in each line, the highest first; `.npy` has the scores.
+
+        Args:
+            path: The file.
+            original_labels: Whether a mask in PNG has the labels, or colours, that the masks of the training data had,
+                instead of the classes.
 
         Raises:
             FileNotFoundError: The folder does not exist.
@@ -130,9 +135,23 @@ class Prediction:
             with atomic_path(path) as part, open(part, 'w', newline='', encoding='utf-8') as file:
                 csv.writer(file).writerows([('class', 'score'), *self.top(self.num_classes)])
         else:
-            picture, options = self._picture(ending)
+            picture, options = self._original() if original_labels else self._picture(ending)
             with atomic_path(path) as part:
                 picture.save(part, **options)
+
+    def _original(self) -> tuple[Image.Image, dict[str, Any]]:
+        """The picture of a mask as the training data had it. ValueError for labels that no picture holds."""
+        if self.mask is None:
+            raise ValueError(f'original_labels is for masks, and this is a prediction of {self.description.task}.')
+        labels = self.description.in_files(self.mask)
+        picture = Image.fromarray(labels)
+        if picture.mode == 'L':
+            colors = np.zeros((256, 3), np.uint8)
+            of_class = self.description.palette(min(self.num_classes, MAX_COLORS))
+            places = self.description.in_files(np.arange(len(of_class))[None])[0]
+            colors[places] = of_class
+            picture.putpalette(colors.tobytes())
+        return picture, {}
 
     def _picture(self, ending: str) -> tuple[Image.Image, dict[str, Any]]:
         """The picture of a mask or depth, and options of Pillow to save it."""

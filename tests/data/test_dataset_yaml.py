@@ -66,7 +66,7 @@ def test_tables_beside_the_file(tmp_path):
 
 @pytest.mark.parametrize('text, message', [
     ('class_name: [a]', "has the keys root, data_format, .*yaml has 'class_name'. Did you mean class_names"),
-    ('masks: x', "has 'masks'. Did you mean"), ('- a', 'must hold KEY: VALUE lines'), ('', 'must hold KEY: VALUE lines'),
+    ('masks: x', "has 'masks'. Did you mean"), ('- a', 'must hold KEY: VALUE lines'), ('', 'must hold KEY'),
     ('root: [', 'must be YAML: .*dataset.yaml is not .*line'), ('root: nowhere', 'there is no .*nowhere; correct it'),
     ('root: 7', 'root must be a text: .* has 7; quote it'),
     ('ignore_index: none', "ignore_index must be a whole number, got 'none'"),
