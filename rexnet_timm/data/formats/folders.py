@@ -5,8 +5,8 @@ The layouts are those that CamVid (SegNet tutorial), mmsegmentation and most lab
 """
 import hashlib
 import os
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 from ...errors import DatasetError
@@ -104,11 +104,12 @@ def divided(root: Path, name: str, find: Callable[[], list[Sample]], layout: Lay
     some are added.
     """
     share = DEFAULT_VAL_SHARE if layout.val_share is None else layout.val_share
+    whole = cache(find)  # both parts are of one list
 
     def part(split: str) -> list[Sample]:
         if split not in source.splits:
             raise source.no_split(split)
-        samples = find()
+        samples = whole()
         if len(samples) < 2:
             raise DatasetError(f'A data set without splits must have at least two images, one to validate on: {root} '
                                f'has {len(samples)}; add some.')
@@ -307,23 +308,34 @@ def files_by_stem(
     files: dict[str, Path] = {}
     suffix = suffix or ''
     has_ending = os.path.splitext(f'a{suffix}')[1].lower() in extensions
-    for path in sorted(folder.rglob('*') if recursive else folder.iterdir()):
-        # Names with a leading dot are what file managers leave behind, not data.
-        if path.name.startswith('.') or path.suffix.lower() not in extensions:
-            continue
-        whole = str(path.relative_to(folder))
-        name = whole if has_ending else whole[:-len(path.suffix)]
-        if not name.endswith(suffix) or not path.is_file():
+    for whole in sorted(_names_below(folder, recursive)):
+        start, ending = os.path.splitext(whole)
+        name = whole if has_ending else start
+        if ending.lower() not in extensions or not name.endswith(suffix):
             continue
         stem = (name[:len(name) - len(suffix)] if suffix else name).replace(os.sep, '/')
         if stem in files:
             raise DatasetError(
                 f'Each {kind} must have a stem of its own, by which pairs are matched: {files[stem].name} '
-                f'and {path.name} in {folder} share "{stem}"; remove or rename one.')
-        files[stem] = path
+                f'and {os.path.basename(whole)} in {folder} share "{stem}"; remove or rename one.')
+        files[stem] = folder / whole
     if not files:
         _refuse_empty(folder, extensions, kind, suffix, recursive)
     return files
+
+
+def _names_below(folder: Path, recursive: bool, start: str = '') -> Iterator[str]:
+    """Paths of the files of a folder, relative to it; the entries tell what they are, so that no file is asked."""
+    with os.scandir(folder / start) as entries:
+        for entry in entries:
+            # Names with a leading dot are what file managers leave behind, not data.
+            if entry.name.startswith('.'):
+                continue
+            path = os.path.join(start, entry.name)
+            if entry.is_file():
+                yield path
+            elif recursive and entry.is_dir():
+                yield from _names_below(folder, True, path)
 
 
 def _refuse_empty(folder: Path, extensions: tuple[str, ...], kind: str, suffix: str, recursive: bool) -> None:
