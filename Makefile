@@ -28,7 +28,7 @@ $(INSTALLED): setup.py setup.cfg
 	@touch $(INSTALLED)
 
 $(EXTRAS): $(INSTALLED)
-	$(RUN) -m pip install --quiet --editable '.[dev,export]'
+	$(RUN) -m pip install --quiet --editable '.[dev,export,coco,stream]'
 	@touch $(EXTRAS)
 
 demo: $(INSTALLED)

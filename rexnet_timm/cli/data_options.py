@@ -7,7 +7,7 @@ from ..data.formats import FORMATS
 from ..data.labels import HIGHEST, LABEL_MAPS, LOWEST
 from .parsing import number, one_of
 
-__all__ = ['FLAGS', 'LABELS', 'LAYOUT', 'add_labels', 'add_layout', 'described', 'layout_of', 'summary', 'unlisted']
+__all__ = ['FLAGS', 'LABELS', 'LAYOUT', 'add_labels', 'add_layout', 'described', 'layout_of', 'summary']
 
 SHARE = number(float, above=0, below=1)
 DATA_FORMAT = one_of('auto', *FORMATS)
@@ -64,7 +64,7 @@ def summary(datasets: tuple[SegmentationFolder, SegmentationFolder]) -> str:
     """One line on what was found: the form, the number of images, and what labels mean."""
     train_set, val_set = datasets
     data = train_set.description
-    parts = [f'{data.source.root} is read as {data.source.format}',
+    parts = [f'{data.source.root} is read as {data.source}',
              f'{len(train_set)} images to train on and {len(val_set)} to validate on',
              f'{max(2, train_set.num_classes)} classes']
     if data.color_map:
@@ -77,21 +77,3 @@ def summary(datasets: tuple[SegmentationFolder, SegmentationFolder]) -> str:
     if data.ignore_index is not None:
         parts.append(f'label {data.ignore_index} is ignored')
     return ', '.join(parts[:2]) + '; ' + ', '.join(parts[2:])
-
-
-def unlisted(dataset: SegmentationFolder) -> str | None:
-    """One line on what a label map or a colour table does not list; None where that is nothing.
-
-    Raises:
-        DatasetError: A map that lists nothing of what the masks have.
-    """
-    shares, number_of_masks = dataset.unlisted_labels()
-    if not shares:
-        return None
-    if dataset.description.color_map:
-        listed = 'colours that the table does not have'
-    else:
-        first = ', '.join(f'{label}: {share:.1%}' for label, share in list(shares.items())[:8])
-        listed = f'labels that the map does not list ({first}{", ..." if len(shares) > 8 else ""})'
-    masks = 'masks' if number_of_masks == len(dataset) else f'masks of {len(dataset)}, which were looked at,'
-    return f'{sum(shares.values()):.1%} of the pixels of {number_of_masks} {masks} have {listed}, and are ignored'

@@ -35,7 +35,7 @@ from ..training.depth_losses import MultiScaleDepthLoss
 from ..training.losses import MultiScaleLoss
 from ..training.tasks import DepthTask, SegmentationTask
 from .build import Process, architecture_of, in_channels, is_smp
-from .data_options import described, summary, unlisted
+from .data_options import described, summary
 from .unused import (
     CLASSIFICATION,
     DEPTH,
@@ -196,9 +196,9 @@ class Segmentation(Kind):
         datasets = tuple(
             SegmentationFolder(self._described(args), split, num_classes, in_chans=in_channels(args) or 3)
             for split in (args.train_split, args.val_split))
+        told = datasets[0].told_of_labels()
         if int(os.environ.get('RANK') or 0) == 0:
             _logger.info(summary(datasets))
-            told = unlisted(datasets[0])
             if told:
                 _logger.warning(told)
         return datasets

@@ -76,11 +76,16 @@ class DataSource:
         root: Folder, or file, of the data.
         splits: Names of the splits that are there.
         find: The samples of a split, by one of those names; a DatasetError for another.
+        kept: Share of the training images that is kept for validation, where there is no split for that.
     """
     format: str
     root: Path
     splits: tuple[str, ...]
     find: Callable[[str], list[Sample]]
+    kept: float | None = None
+
+    def __str__(self) -> str:
+        return f'{self.format}, {self.kept:.0%} of it kept for validation' if self.kept else self.format
 
     def name_of(self, split: str) -> str | None:
         """What a split is called here: the asked name, or a synonym such as 'val' for 'validation'; None for none."""
@@ -96,9 +101,11 @@ class DataSource:
 
     def no_split(self, split: str) -> DatasetError:
         """The error for a split that is not there."""
+        share = ', or pass val_share=0.2 to keep a part of the training images for it' \
+            if 'validation' in split_names(split) and self.name_of('train') else ''
         return DatasetError(
-            f'There is no split "{split}" in {self.root}, read as {self.format}: it has '
-            f'{", ".join(self.splits) or "none"}; name one of them.')
+            f'There is no split "{split}" in {self.root}, read as {self}: it has '
+            f'{", ".join(self.splits) or "none"}; name one of them{share}.')
 
 
 @dataclass(frozen=True)
@@ -221,9 +228,10 @@ class DataDescription:
 
     def labelled_as(self, other: 'DataDescription') -> 'DataDescription':
         """These data with labels that mean what another description says, as far as it says something."""
-        own = self
-        if other.label_map or other.color_map:
-            own = replace(own, label_map=other.label_map, color_map=other.color_map)
+        own, maps = self, (other.label_map, other.color_map)
+        if any(maps) and maps != (own.label_map, own.color_map):
+            # names belong to the classes as they were
+            own = replace(own, label_map=maps[0], color_map=maps[1], class_names=(), colors=())
         if other.ignore_index is not None:
             own = replace(own, ignore_index=other.ignore_index)
         return replace(own, ignore_index=None) if own.ignore_index in dict(own.label_map) else own

@@ -169,6 +169,23 @@ class SegmentationFolder(Dataset):
                 f'{self._pairs[0][1]}, have {found}; correct the map.')
         return dict(sorted(others.items(), key=lambda item: -item[1])), number
 
+    def told_of_labels(self) -> str | None:
+        """One line on what a label map or a colour table does not list; None where that is nothing.
+
+        Raises:
+            DatasetError: As `unlisted_labels`.
+        """
+        shares, number_of_masks = self.unlisted_labels()
+        if not shares:
+            return None
+        if self.description.color_map:
+            what = 'colours that the table does not have'
+        else:
+            first = ', '.join(f'{label}: {share:.1%}' for label, share in list(shares.items())[:8])
+            what = f'labels that the map does not list ({first}{", ..." if len(shares) > 8 else ""})'
+        masks = 'masks' if number_of_masks == len(self) else f'masks of {len(self)}, which were looked at,'
+        return f'{sum(shares.values()):.1%} of the pixels of {number_of_masks} {masks} have {what}, and are ignored'
+
     def sample_sizes(self) -> list[tuple[int, int]]:
         """Height and width of every sample, from the headers of the images, or where the transform resizes from that.
 
@@ -189,7 +206,8 @@ class SegmentationFolder(Dataset):
 def _refuse_sizes(image: Path, mask: Path, image_size: Sequence[int], mask_size: Sequence[int]) -> None:
     shown = [f'{width} x {height}' for height, width in (image_size, mask_size)]
     remedy = 'resize the mask by nearest neighbour, or export it again at the size of the image'
-    turned = [path for path, kind in ((image, 'image'), (mask, 'mask')) if read_header(path, kind).turned]
+    pictures = [(image, 'image')] + ([] if hasattr(mask, 'labels') or mask.suffix == '.npy' else [(mask, 'mask')])
+    turned = [path for path, kind in pictures if read_header(path, kind).turned]
     if len(turned) == 1 and tuple(image_size) == tuple(mask_size)[::-1]:
         other = mask if turned == [image] else image
         remedy = f'{turned[0]} has an EXIF orientation, by which it is shown turned, and {other} fits it as stored: ' \
@@ -242,7 +260,7 @@ def _fitting_names(description: DataDescription, num_classes: int) -> list[str]:
         return ['background', 'foreground'] if num_classes == 1 else [f'class {index}' for index in range(num_classes)]
     path = root / 'classes.txt'
     is_file = path.is_file()
-    where = f'{path} has' if is_file else f'{root}, read as {description.source.format}, has'
+    where = f'{path} has' if is_file else f'{root}, read as {description.source}, has'
     if len(names) != num_classes and not (num_classes == 1 and len(names) == 2):
         one = ', or that of the foreground, since num_classes is 1' if num_classes == 1 else ''
         remedy = 'correct the file or ' if is_file else 'name your classes in classes.txt, or '

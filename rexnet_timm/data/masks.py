@@ -56,6 +56,10 @@ def stored_labels(mask: Any, colors: ColorTable | None = None) -> np.ndarray:
         raise DatasetError(
             f'A mask must be stored without loss: {mask} is a JPEG file, which blurs labels; save it as PNG from the '
             'source.')
+    if picture.mode in _COLOR_MODES and header.bits > 8:
+        raise DatasetError(
+            f'Colours of a mask must have 8 bits a channel: {mask} has {header.bits}, of which some would be lost; '
+            'save it as 8-bit RGB, or as grey or palette PNG of indices.')
     if colors is not None and picture.mode in ('1', 'L', 'P', 'PA', 'LA', *_COLOR_MODES):
         return colors(_rgb(picture))
     if header.white_is_zero:
@@ -176,6 +180,8 @@ def foreground_value(paths: Sequence[Any], ignore_index: int | None) -> int:
     if ignore_index in (1, _WHITE):
         return 1
     for path in _shuffled(paths):
+        if hasattr(path, 'labels'):
+            return 1  # drawn as classes
         try:
             if isinstance(path, Path) and path.suffix.lower() != '.npy' and read_header(path, 'mask').mode == '1':
                 continue

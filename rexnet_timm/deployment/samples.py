@@ -1,4 +1,5 @@
 """The samples that a model is validated on, prepared as it takes them, and checked against what it knows."""
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -6,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn as nn
 from timm.data import create_dataset, create_transform
 from torch.utils.data import Dataset
@@ -17,6 +19,7 @@ from ..errors import first_lines
 
 __all__ = ['Samples', 'num_classes_of', 'samples_of']
 
+_logger = logging.getLogger(__name__)
 _TRAINING, _VALIDATION = ('train', 'training'), ('val', 'valid', 'validation', 'eval', 'evaluation')  # as in timm
 
 
@@ -174,11 +177,14 @@ def _mask_folder(model: nn.Module, description: DataDescription, data: DataDescr
                 f'The classes of the data must be those of the model: {names} has {lines} names, and the model has '
                 f'{number} classes; take the data that the model was trained for, or another model.')
     elif data.class_names:
-        where = f'{data.source.root}, read as {data.source.format},'
+        where = f'{data.source.root}, read as {data.source},'
         _check_classes(description, number, data.class_names, len(data.class_names), where)
     dataset = SegmentationFolder(data, split, 1 if number == 2 else number, in_chans=description.in_chans)
     if names.is_file():
         _check_classes(description, number, dataset.class_names, number, str(names))
+    told = dataset.told_of_labels()
+    if told and not (dist.is_available() and dist.is_initialized() and dist.get_rank()):
+        _logger.warning(told)
     return dataset
 
 

@@ -2,6 +2,7 @@
 import csv
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 import trees
 import yaml
 from PIL import Image
-from running import summary
+from running import ROOT, summary
 
 from rexnet_timm.__main__ import main
+from rexnet_timm.cli.arguments import parse_train_args
 from rexnet_timm.data import DataDescription
 from rexnet_timm.deployment.load import load_model
 from rexnet_timm.deployment.predict import Prediction
@@ -170,6 +172,24 @@ def test_a_pair_of_templates_trains(tmp_path, caplog):
         in caplog.messages
     assert main(['validate', str(data), '--checkpoint', str(tmp_path / 'run'), '--split', 'val', '--device', 'cpu',
                  '--workers', '0']) == 0
+    assert any(message.startswith('10.0% of the pixels of 3 masks') for message in caplog.messages)
+
+
+def test_a_map_of_ones_own_on_a_known_tree_is_followed(tmp_path):
+    data = trees.cityscapes(tmp_path / 'set')
+    assert train(data, tmp_path, '--label-map', '7:0', '26:1', '24:1') == 0
+    assert load_model(tmp_path / 'run').description.class_names == ('class 0', 'class 1')
+    assert main(['validate', str(data), '--checkpoint', str(tmp_path / 'run'), '--split', 'val', '--device', 'cpu',
+                 '--workers', '0']) == 0
+    results = json.loads((tmp_path / 'run' / 'validate-val' / 'results.json').read_text())
+    assert sum(scores['pixels'] for scores in results['classes'].values()) == 3 * 36 * 48  # all but the bonnet
+
+
+def test_the_commands_of_the_documentation_parse():
+    text = (ROOT / 'docs' / 'data.md').read_text()
+    (block,) = re.findall(r'```bash\n(.*?)```', text, re.DOTALL)
+    commands = [shlex.split(line) for line in block.replace('\\\n', ' ').splitlines()]
+    assert [parse_train_args(words[2:]).image_dir for words in commands] == ['leftImg8bit/{split}', 'photos', 'photos']
 
 
 def test_options_on_files_are_told_where_nothing_reads_them(tmp_path, caplog):

@@ -1,5 +1,7 @@
 """`dataset.yaml`: every key, what is wrong with others, and the way from a description to a file and back."""
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from rexnet_timm.data import (
     describe_data,
     write_dataset_yaml,
 )
-from rexnet_timm.data.formats import dataset_yaml
+from rexnet_timm.data.formats import FORMATS, dataset_yaml
 
 FULL = """
 root: ../set                   # relative to this file
@@ -53,6 +55,17 @@ def test_what_is_given_goes_before_the_file(described):
         SegmentationFolder(described, 'train', layout=Layout(mask_suffix='_x.png'))
 
 
+def test_names_and_numbers_of_the_file_go_before_those_of_the_folder(tmp_path):
+    trees.cityscapes(tmp_path)
+    trees.write(tmp_path / 'classes.txt', 'a\nb\nc\n')
+    trees.write(tmp_path / 'dataset.yaml', 'label_map: {7: 0, 24: 1, 26: 1}\nclass_names: [road, other]\n')
+    data = SegmentationFolder(tmp_path, 'train')
+    assert data.class_names == ['road', 'other'] and data.description.colors == ()
+    trees.write(tmp_path / 'dataset.yaml', 'colors: [[1, 2, 3]]\n')
+    with pytest.raises(DatasetError, match='one entry for each of the 3 class names: .*dataset.yaml has 1; correct'):
+        describe_data(tmp_path)
+
+
 def test_tables_beside_the_file(tmp_path):
     trees.beside(tmp_path, '{split}/images/{name}.png', '{split}/masks/{name}.png', trees.COLORS.__getitem__)
     trees.write(tmp_path / 'tables' / 'colors.csv', 'a,64,128,64\nb,192,0,128\nvoid,0,0,0\n')
@@ -73,7 +86,7 @@ def test_tables_beside_the_file(tmp_path):
     ('class_names: {1: a}', r'must name the classes 0, 1, 2, ..., got \[1\]'),
     ('class_names: a', "must be a list of names, .* got 'a'"),
     ('class_names: [a, a]', r"each of its own, got \['a', 'a'\]"), ('colors: [1, 2]', r'list of \[red, green, blue\]'),
-    ('{class_names: [a, b], colors: [[1, 2, 3]]}', 'one entry for each of the 2 class names, got 1'),
+    ('{class_names: [a, b], colors: [[1, 2, 3]]}', 'one entry for each of the 2 class names: .*yaml has 1; correct'),
     ('image_dir: x', 'belong together, got only image_dir: pass mask_dir too'),
     ('{data_format: vok}', "got 'vok'. Did you mean voc"), ('val_share: 2', 'above 0 and below 1, got 2'),
     ('val_share: much', "val_share must be a number: .*dataset.yaml has 'much'"),
@@ -104,6 +117,18 @@ def test_what_is_written_reads_the_same(make, tmp_path):
     content = yaml.safe_load(path.read_text())
     assert content['root'].startswith('../set') and not set(content) - set(dataset_yaml.KEYS)
     assert sorted(os.listdir(tmp_path / 'notes')) == ['dataset.yaml']
+
+
+def test_the_documentation_is_true(tmp_path):
+    text = (Path(__file__).parents[2] / 'docs' / 'data.md').read_text()
+    assert re.findall(r'^\| `([\w-]+)` \|', text, re.MULTILINE) == list(FORMATS)
+    (block,) = re.findall(r'```yaml\n(.*?)```', text, re.DOTALL)
+    trees.beside(tmp_path / 'city', 'pictures/{split}/{name}.png', 'truth/{split}/{name}.png',
+                 np.array([23, 7, 26], np.uint8).__getitem__)
+    data = SegmentationFolder(trees.write(tmp_path / 'about' / 'dataset.yaml', block), 'val')
+    assert data.class_names == ['sky', 'road', 'car']
+    assert np.array_equal(data[0][1].numpy(), trees.picture(100)[1])
+    assert all(key in text for key in dataset_yaml.KEYS)
 
 
 def test_a_model_has_no_files_to_write_of(tmp_path):

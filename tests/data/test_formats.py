@@ -6,7 +6,7 @@ import pytest
 import torch
 import torchvision
 import trees
-from PIL import Image
+from PIL import ExifTags, Image
 
 from rexnet_timm.data import DatasetError, Layout, SegmentationFolder, describe_data
 from rexnet_timm.data.formats import FORMATS
@@ -206,6 +206,28 @@ def test_coco_with_boxes_only_or_without_images(tmp_path):
         SegmentationFolder(tmp_path, 'val')
 
 
+def test_one_file_of_coco(tmp_path):
+    trees.coco(tmp_path)
+    path = tmp_path / 'annotations' / 'instances_val2017.json'
+    assert len(SegmentationFolder(path, 'train')) == 4
+    with pytest.raises(DatasetError, match='has train; name one of them, or pass val_share=0.2 to keep a part'):
+        SegmentationFolder(path, 'validation')
+    assert len(SegmentationFolder(path, 'validation', layout=Layout(val_share=0.2))) == 1
+
+
+def test_outlines_on_a_photo_as_stored(tmp_path):
+    """The sizes of the annotations are those of the file, which is shown turned: the cause is told."""
+    trees.coco(tmp_path)
+    path = tmp_path / 'train2017' / '000000000000.jpg'
+    photo = Image.open(path)
+    photo.load()
+    exif = photo.getexif()
+    exif[ExifTags.Base.Orientation] = 6
+    photo.save(path, exif=exif)
+    with pytest.raises(DatasetError, match='has an EXIF orientation, by which it is shown turned, and .*outlines of'):
+        SegmentationFolder(tmp_path, 'train')[0]
+
+
 def test_coco_panoptic(tmp_path):
     train, val = both(trees.coco_panoptic(tmp_path))
     assert train.description.source.format == 'coco-panoptic' and train.class_names == ['car', 'dog']
@@ -253,6 +275,7 @@ def test_an_image_folder_of_hugging_face(tmp_path):
         describe_data(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('form', ['parquet', 'saved', 'one_split'])
 def test_tables_of_hugging_face(tmp_path, form, monkeypatch):
     datasets = pytest.importorskip('datasets', reason='needs the extra stream')
@@ -307,7 +330,7 @@ def test_a_share_for_validation(tmp_path):
     assert (len(train), len(val)) == (16, 4) and not set(train) & set(val) and len(set(train) | set(val)) == 20
     assert names('val') == val != names('val', split_seed=1) and len(names('val', val_share=0.5)) == 10
     assert set(val) < set(names('val', val_share=0.5))
-    with pytest.raises(DatasetError, match='no split "test" in .*20% of it kept for validation: it has train, valid'):
+    with pytest.raises(DatasetError, match='no split "test" in .*20% of it kept for validation: it has train, val'):
         names('test')
     for index in range(20, 25):  # no image changes sides into training when others are added
         trees.save(tmp_path / 'images' / f'{index}.jpg', trees.picture(index)[0])

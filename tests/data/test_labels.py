@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 import trees
-from pictures import one_sample
+from pictures import one_sample, write_png
 from PIL import Image
 
 from rexnet_timm.data import DatasetError, SegmentationFolder
@@ -126,6 +126,14 @@ def test_coloured_masks(tmp_path, mode):
     assert dataset.unlisted_labels() == ({2: pytest.approx((labels == 2).mean())}, 1)
     merged = SegmentationFolder(tmp_path, 'train', color_map={'a': trees.COLORS.tolist()}, label_map={0: 0})
     assert not merged[0][1].any()
+
+
+def test_colours_that_would_be_cut(tmp_path):
+    image_path, mask_path = one_sample(tmp_path)
+    trees.save(image_path, np.zeros((8, 8, 3), np.uint8))
+    write_png(mask_path, np.full((8, 8, 3), 257), 16, 2)
+    with pytest.raises(DatasetError, match='8 bits a channel: .*a.png has 16, of which some would be lost; save it as'):
+        SegmentationFolder(tmp_path, 'train', color_map={'a': [1, 1, 1]})[0]
 
 
 def test_the_advice_on_colours_works(tmp_path):

@@ -81,17 +81,9 @@ def describe_data(
         raise DatasetError(f'The data set must be a folder: {root} does not exist or is no folder; check the path.')
     path = root if root.is_file() else root / FILE_NAME
     if path.is_file() and is_dataset_yaml(path):
-        of_file = read_dataset_yaml(path)
-        layout = replace(of_file.layout, **layout.given())
-        found = _detect(of_file.root, layout)
-        found = replace(found, **of_file.values, layout=layout.given())
-        if of_file.color_map is not None:
-            found = _with_colors(found, of_file.color_map)
-        if of_file.label_map is not None:
-            found = _with_label_map(found, label_map_of(of_file.label_map), 'class_names' in of_file.values)
+        found = _of_file(path, layout)
     else:
-        found = replace(_detect(root, layout), layout=layout.given())
-    found = _with_names_of_folder(found)
+        found = replace(_with_names_of_folder(_detect(root, layout)), layout=layout.given())
     if class_names:
         found = _with_names(found, class_names)
     if color_map is not None:
@@ -99,6 +91,25 @@ def describe_data(
     if label_map is not None:
         found = _with_label_map(found, label_map_of(label_map), bool(class_names))
     return found if ignore_index is None else replace(found, ignore_index=ignore_index)
+
+
+def _of_file(path: Path, layout: Layout) -> DataDescription:
+    """What a `dataset.yaml` says, which goes before what its folder says."""
+    of_file = read_dataset_yaml(path)
+    layout = replace(of_file.layout, **layout.given())
+    found = _with_names_of_folder(_detect(of_file.root, layout))
+    if of_file.color_map is not None:
+        found = _with_colors(found, of_file.color_map)
+    if of_file.label_map is not None:
+        found = _with_label_map(found, label_map_of(of_file.label_map), False)
+    values = dict(of_file.values)
+    if 'class_names' in values:
+        found = _with_names(found, values.pop('class_names'))
+    if len(values.get('colors', ())) not in (0, len(found.class_names)):
+        raise DatasetError(
+            f'colors must have one entry for each of the {len(found.class_names)} class names: {path} has '
+            f'{len(values["colors"])}; correct them, or add class_names.')
+    return replace(found, **values, layout=layout.given())
 
 
 def _detect(root: Path, layout: Layout) -> DataDescription:
@@ -130,7 +141,7 @@ def _detect(root: Path, layout: Layout) -> DataDescription:
 
 def _with_share(source: DataSource, layout: Layout) -> DataSource:
     """A source that has no validation split, with a share of its training split for that, where it was asked for."""
-    if layout.val_share is None or source.format.endswith('kept for validation'):
+    if layout.val_share is None or source.kept:
         return source
     if source.name_of('validation') is not None:
         raise DatasetError(
@@ -143,8 +154,8 @@ def _with_share(source: DataSource, layout: Layout) -> DataSource:
     def find(split: str) -> list[Any]:
         return parts.samples(split) if parts.name_of(split) else source.samples(split)
 
-    return DataSource(parts.format, source.root, (*parts.splits, *(
-        name for name in source.splits if name not in split_names('train'))), find)
+    others = (name for name in source.splits if name not in split_names('train'))
+    return replace(parts, splits=(*parts.splits, *others), find=find)
 
 
 def _with_names(found: DataDescription, names: Sequence[str]) -> DataDescription:
@@ -158,7 +169,7 @@ def _with_names_of_folder(found: DataDescription) -> DataDescription:
     if not root.is_dir():
         return found
     tables = [path for path in (root / 'labelmap.txt', root / 'class_dict.csv') if path.is_file()]
-    if tables and not found.color_map and not found.label_map and found.source.format.startswith('folders'):
+    if tables and not found.color_map and not found.label_map and found.source.format == 'folders':
         found = _with_colors(found, tables[0])
     path = root / 'classes.txt'
     return _with_names(found, names_of_file(path)) if path.is_file() else found
@@ -214,6 +225,13 @@ def holds_masks(root: str | Path, split: str) -> str | None:
     path = root / FILE_NAME
     if path.is_file() and is_dataset_yaml(path):
         return FILE_NAME
-    return next((row.form for name, row in FORMATS.items()
-                 if name != 'folders' and row.describe(root, Layout()) is not None), None)
+    return next((row.form for name, row in FORMATS.items() if name != 'folders' and _is_of(name, root)), None)
+
+
+def _is_of(name: str, root: Path) -> bool:
+    """Whether a folder has a format; a damaged one too, but for tables, which may be of anything."""
+    try:
+        return FORMATS[name].describe(root, Layout()) is not None
+    except ValueError:
+        return name != 'huggingface'
 

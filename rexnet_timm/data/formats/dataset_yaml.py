@@ -85,8 +85,6 @@ def read_dataset_yaml(path: Path) -> DatasetFile:
     try:
         layout = Layout(**{key: content[key] for key in _LAYOUT_KEYS if key in content})
         values = {key: _value(key, content[key]) for key in _VALUE_KEYS if key in content}
-        if 'class_names' in values:
-            DataDescription(**values)  # names and colours must be as many
     except (TypeError, ValueError) as error:
         raise DatasetError(f'{path} cannot be used: {error}') from error
     tables = [content.get(key) for key in ('label_map', 'color_map')]
@@ -136,7 +134,7 @@ def write_dataset_yaml(description: DataDescription, path: str | Path) -> None:
         raise ValueError('A description is written of a data set with files, and this one is of a model.')
     root = Path(description.source.root).resolve()
     content: dict[str, Any] = {'root': _relative(root, path.parent.resolve())}
-    content['data_format'] = description.source.format.split(',')[0]
+    content['data_format'] = description.source.format
     content.update(description.layout)
     for key in _VALUE_KEYS:
         value = getattr(description, key)

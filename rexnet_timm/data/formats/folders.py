@@ -119,7 +119,7 @@ def divided(root: Path, name: str, find: Callable[[], list[Sample]], layout: Lay
         chosen = ranked[:number] if split == 'validation' else ranked[number:]
         return sorted(chosen, key=lambda sample: str(sample[0]))
 
-    source = DataSource(f'{name}, {share:.0%} of it kept for validation', root, ('train', 'validation'), part)
+    source = DataSource(name, root, ('train', 'validation'), part, share)
     return source
 
 

@@ -7,6 +7,7 @@ the README of cityscapesScripts, that of the MIT scene parsing benchmark, those 
 the README of Oxford-IIIT Pet, and nnU-Net's page "dataset format".
 """
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -210,7 +211,7 @@ def pet(root: Path, layout: Layout) -> DataDescription | None:
     def find(split: str) -> list[Sample]:
         return read('test') if split == 'test' else trained.samples(split)
 
-    source = DataSource(trained.format, root, (*trained.splits, 'test'), find)
+    source = replace(trained, splits=(*trained.splits, 'test'), find=find)
     return DataDescription(
         source=source, class_names=('background', 'pet'), label_map=LABEL_MAPS['pet'])
 
@@ -254,7 +255,7 @@ def nnunet(root: Path, layout: Layout) -> DataDescription | None:
     def find(split: str) -> list[Sample]:
         return read('Ts') if split == 'test' and has_test else trained.samples(split)
 
-    source = DataSource(trained.format, root, (*trained.splits, *(['test'] if has_test else [])), find)
+    source = replace(trained, splits=(*trained.splits, *(['test'] if has_test else [])), find=find)
     return DataDescription(source=source, class_names=tuple(ordered), ignore_index=ignored)
 
 
