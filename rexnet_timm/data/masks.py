@@ -84,6 +84,10 @@ def stored_labels(mask: Any, colors: ColorTable | None = None) -> np.ndarray:
         return labels.view(np.uint8) > 0  # Pillow's bytes are 0 and 255
     if header.mode == 'L' and header.bits < 8:
         labels //= _WHITE // (2 ** header.bits - 1)  # Pillow spreads 2 and 4 bits over 0 to 255
+    if header.mode == 'L' and header.signed:
+        labels = labels.view(np.int8)
+    if header.mode == 'I' and header.bits == 32 and header.signed is False:
+        labels = labels.view(np.uint32)
     return labels
 
 

@@ -179,6 +179,20 @@ def test_masks_that_are_not_labels(tmp_path, pixels, found):
         read_mask(tmp_path / 'a.tif', 3)
 
 
+@pytest.mark.parametrize('kind', ['int8', 'int16', 'int32', 'uint16', 'uint32', 'float32'])
+def test_every_type_of_numbers(tmp_path, kind):
+    """The smallest and the largest number of the type, which Pillow may show as others, can be ignored by name."""
+    rasterio = pytest.importorskip('rasterio', reason='needs the extra geo')
+    limits = np.finfo(kind) if kind == 'float32' else np.iinfo(kind)
+    ignored = int({'float32': -1}.get(kind, limits.min or limits.max))
+    mask = GREY.astype(kind)
+    mask[0] = ignored
+    with rasterio.open(tmp_path / 'a.tif', 'w', driver='GTiff', height=8, width=8, count=1, dtype=kind) as file:
+        file.write(mask, 1)
+    expected = np.where(mask == ignored, 255, GREY)
+    assert np.array_equal(MaskReader(3, ignored, 255)(tmp_path / 'a.tif').numpy(), expected)
+
+
 @pytest.mark.parametrize('value', [-1, -2 ** 31, 2 ** 31 - 1])
 def test_labels_of_32_bits(tmp_path, value):
     mask = np.zeros((8, 8), np.int32)
