@@ -66,6 +66,16 @@ def test_names_and_numbers_of_the_file_go_before_those_of_the_folder(tmp_path):
         describe_data(tmp_path)
 
 
+def test_names_do_not_outlive_their_labels(tmp_path):
+    """Another map of as many classes: their names are not those of the format."""
+    trees.cityscapes(tmp_path)
+    pairs = {label: index for index, label in enumerate(range(7, 26))}
+    assert describe_data(tmp_path, label_map=pairs).class_names == ()
+    assert describe_data(tmp_path, label_map='cityscapes').class_names[0] == 'road'
+    trees.write(tmp_path / 'classes.txt', '\n'.join(f'mine {index}' for index in range(19)))
+    assert describe_data(tmp_path, label_map=pairs).class_names[0] == 'mine 0'
+
+
 def test_tables_beside_the_file(tmp_path):
     trees.beside(tmp_path, '{split}/images/{name}.png', '{split}/masks/{name}.png', trees.COLORS.__getitem__)
     trees.write(tmp_path / 'tables' / 'colors.csv', 'a,64,128,64\nb,192,0,128\nvoid,0,0,0\n')

@@ -314,6 +314,13 @@ def test_splits_in_lists(tmp_path):
     assert [path.stem for path, _ in (train.paths(0), train.paths(1), val.paths(0))] == ['a00', 'a02', 'a01']
     with pytest.raises(DatasetError, match='there is no .*lists/test.txt; lists there are of train, val'):
         SegmentationFolder(tmp_path, 'test', 3, layout=layout)
+    # one name in two folders
+    for name in ('photos/more/a00.jpg', 'truth/more/a00.png'):
+        trees.save(tmp_path / name, trees.picture(0)[name.startswith('truth')])
+    with pytest.raises(DatasetError, match="train.txt has 'a00', which is .*/a00.jpg and .*; write their paths"):
+        SegmentationFolder(tmp_path, 'train', 3, layout=layout)
+    trees.write(tmp_path / 'lists' / 'train.txt', 'more/a00\nphotos/a00\n')
+    assert SegmentationFolder(tmp_path, 'train', 3, layout=layout).paths(0)[0].parent.name == 'more'
     # pairs of paths that begin elsewhere, as the SegNet tutorial's
     trees.write(tmp_path / 'lists' / 'train.txt', '/SegNet/set/photos/a03.jpg /SegNet/set/truth/a03.png\n')
     assert SegmentationFolder(tmp_path, 'train', 3, layout=layout).paths(0)[1] == tmp_path / 'truth' / 'a03.png'

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from ...errors import DatasetError, near_names
 from ..description import DataDescription, DataSource, Layout, split_names
-from ..labels import color_table, label_map_of, read_text
-from .dataset_yaml import FILE_NAME, is_dataset_yaml, read_dataset_yaml
+from ..labels import LabelMap, color_table, label_map_of, read_text
+from .dataset_yaml import FILE_NAME, DatasetFile, is_dataset_yaml, read_dataset_yaml
 from .drawn import coco, coco_panoptic, yolo
 from .folders import divided, flat_folders, folder_pairs, folders, mmsegmentation
 from .hugging_face import hugging_face
@@ -80,36 +80,28 @@ def describe_data(
     if not root.exists():
         raise DatasetError(f'The data set must be a folder: {root} does not exist or is no folder; check the path.')
     path = root if root.is_file() else root / FILE_NAME
+    said = DatasetFile(root)
     if path.is_file() and is_dataset_yaml(path):
-        found = _of_file(path, layout)
-    else:
-        found = replace(_with_names_of_folder(_detect(root, layout)), layout=layout.given())
-    if class_names:
-        found = _with_names(found, class_names)
-    if color_map is not None:
-        found = _with_colors(found, color_map)
-    if label_map is not None:
-        found = _with_label_map(found, label_map_of(label_map), bool(class_names))
-    return found if ignore_index is None else replace(found, ignore_index=ignore_index)
-
-
-def _of_file(path: Path, layout: Layout) -> DataDescription:
-    """What a `dataset.yaml` says, which goes before what its folder says."""
-    of_file = read_dataset_yaml(path)
-    layout = replace(of_file.layout, **layout.given())
-    found = _with_names_of_folder(_detect(of_file.root, layout))
-    if of_file.color_map is not None:
-        found = _with_colors(found, of_file.color_map)
-    if of_file.label_map is not None:
-        found = _with_label_map(found, label_map_of(of_file.label_map), False)
-    values = dict(of_file.values)
-    if 'class_names' in values:
-        found = _with_names(found, values.pop('class_names'))
-    if len(values.get('colors', ())) not in (0, len(found.class_names)):
-        raise DatasetError(
-            f'colors must have one entry for each of the {len(found.class_names)} class names: {path} has '
-            f'{len(values["colors"])}; correct them, or add class_names.')
-    return replace(found, **values, layout=layout.given())
+        said = read_dataset_yaml(path)
+    layout = replace(said.layout, **layout.given())
+    found = replace(_with_table_of_folder(_detect(said.root, layout)), layout=layout.given())
+    for colors, labels in ((said.color_map, said.label_map), (color_map, label_map)):
+        found = found if colors is None else _with_colors(found, colors)
+        found = found if labels is None else _with_label_map(found, label_map_of(labels))
+    if color_map is not None or label_map is not None:  # to which names and colours of the file need not belong
+        said = replace(said, class_names=(), colors=())
+    class_names = class_names or said.class_names
+    names = found.source.root / 'classes.txt'
+    if class_names or names.is_file():
+        found = _with_names(found, class_names or names_of_file(names))
+    if said.colors:
+        if len(said.colors) != len(found.class_names):
+            raise DatasetError(
+                f'colors must have one entry for each of the {len(found.class_names)} class names: {path} has '
+                f'{len(said.colors)}; correct them, or add class_names.')
+        found = replace(found, colors=said.colors)
+    ignored = said.ignore_index if ignore_index is None else ignore_index
+    return found if ignored is None else replace(found, ignore_index=ignored)
 
 
 def _detect(root: Path, layout: Layout) -> DataDescription:
@@ -120,10 +112,10 @@ def _detect(root: Path, layout: Layout) -> DataDescription:
     if layout.image_dir is not None and name == 'auto':
         name = 'folders'
     if name == 'auto':
-        candidates = {'yolo': FORMATS['yolo'], 'coco': FORMATS['coco']} if root.is_file() else FORMATS
-        candidates = [row for key, row in candidates.items()
-                      if not root.is_file() or (key == 'coco') == (root.suffix.lower() == '.json')]
-        found = next((found for row in candidates if (found := row.describe(root, layout)) is not None), None)
+        rows = FORMATS.values()
+        if root.is_file():
+            rows = [FORMATS['coco' if root.suffix.lower() == '.json' else 'yolo']]
+        found = next((found for row in rows if (found := row.describe(root, layout)) is not None), None)
         if found is None:
             raise DatasetError(
                 f'The data must be a folder, or a file that describes one: {root} is neither a dataset.yaml, nor '
@@ -163,16 +155,11 @@ def _with_names(found: DataDescription, names: Sequence[str]) -> DataDescription
     return replace(found, class_names=tuple(names), colors=found.colors if fits else ())
 
 
-def _with_names_of_folder(found: DataDescription) -> DataDescription:
-    """With the names of `classes.txt` beside the data, and the colours of `labelmap.txt` or `class_dict.csv`."""
+def _with_table_of_folder(found: DataDescription) -> DataDescription:
+    """With the colours of `labelmap.txt` or `class_dict.csv` beside plain folders."""
     root = found.source.root
-    if not root.is_dir():
-        return found
-    tables = [path for path in (root / 'labelmap.txt', root / 'class_dict.csv') if path.is_file()]
-    if tables and not found.color_map and not found.label_map and found.source.format == 'folders':
-        found = _with_colors(found, tables[0])
-    path = root / 'classes.txt'
-    return _with_names(found, names_of_file(path)) if path.is_file() else found
+    table = next((path for path in (root / 'labelmap.txt', root / 'class_dict.csv') if path.is_file()), None)
+    return found if table is None or found.source.format != 'folders' else _with_colors(found, table)
 
 
 def _with_colors(found: DataDescription, value: Any) -> DataDescription:
@@ -185,12 +172,11 @@ def _with_colors(found: DataDescription, value: Any) -> DataDescription:
         colors=tuple(first[label] for label in sorted(first)), ignore_index=None)
 
 
-def _with_label_map(found: DataDescription, label_map: Any, keep_names: bool) -> DataDescription:
-    """With another label map; names that belong to the labels as they were are left out where their number differs."""
-    number = max(index for _, index in label_map) + 1
-    names = found.class_names if keep_names or len(found.class_names) == number else ()
-    return replace(
-        found, label_map=label_map, class_names=names, colors=found.colors if len(found.colors) == len(names) else ())
+def _with_label_map(found: DataDescription, label_map: LabelMap) -> DataDescription:
+    """With another label map, to which the names of the classes as they were do not belong."""
+    if set(label_map) == set(found.label_map):
+        return found
+    return replace(found, label_map=label_map, class_names=(), colors=())
 
 
 def names_of_file(path: Path) -> list[str]:

@@ -31,15 +31,19 @@ class DatasetFile:
     Attributes:
         root: Folder of the data.
         layout: How its files are laid out.
-        values: Fields of the description that it sets.
+        class_names: Names of the classes; empty where it does not say, as the colours are.
+        colors: RGB colours of the classes.
+        ignore_index: Label that does not count; None where it does not say.
         label_map: As `labels.label_map_of` takes it; None for none.
         color_map: As `labels.color_table` takes it; None for none.
     """
     root: Path
-    layout: Layout
-    values: dict[str, Any]
-    label_map: Any
-    color_map: Any
+    layout: Layout = Layout()
+    class_names: tuple[str, ...] = ()
+    colors: tuple[tuple[int, int, int], ...] = ()
+    ignore_index: int | None = None
+    label_map: Any = None
+    color_map: Any = None
 
 
 def is_dataset_yaml(path: Path) -> bool:
@@ -91,7 +95,7 @@ def read_dataset_yaml(path: Path) -> DatasetFile:
     # a name of a table, or a file beside this one
     tables = [str(path.parent / value) if isinstance(value, str) and (path.parent / value).is_file() else value
               for value in tables]
-    return DatasetFile(root, layout, values, *tables)
+    return DatasetFile(root, layout, **values, label_map=tables[0], color_map=tables[1])
 
 
 def _value(key: str, value: Any) -> Any:

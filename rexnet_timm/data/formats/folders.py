@@ -147,18 +147,24 @@ def read_list(path: Path, root: Path, find: Callable[[], list[Sample]]) -> list[
     paired = [words for words in lines if len(words) > 1 and Path(words[1]).suffix.lower() in MASK_EXTENSIONS]
     if len(paired) == len(lines):
         return [(_existing(root, words[0], path), _existing(root, words[1], path)) for words in lines]
-    samples: dict[str, Sample] = {}
+    exact, by_end = {}, {}
     for sample in find():
-        stem = Path(sample[0])
-        samples.setdefault(stem.stem, sample)
-        samples[str(stem.with_suffix('').relative_to(root)) if stem.is_relative_to(root) else stem.stem] = sample
-    by_end = {key: sample for full, sample in samples.items() for key in _ends_of(full)}
+        stem = Path(sample[0]).with_suffix('')
+        whole = (stem.relative_to(root) if stem.is_relative_to(root) else stem).as_posix()
+        exact[whole] = sample
+        for end in _ends_of(whole):
+            by_end.setdefault(end, []).append(sample)
     chosen, missing = [], []
     for words in lines:
         name = words[0].removeprefix('./').strip('/')
-        stem = name[:-len(Path(name).suffix)] if Path(name).suffix.lower() in IMAGE_EXTENSIONS else name
-        sample = samples.get(stem) or by_end.get(stem)
-        chosen.append(sample) if sample else missing.append(name)
+        stem = os.path.splitext(name)[0] if Path(name).suffix.lower() in IMAGE_EXTENSIONS else name
+        found = [exact[stem]] if stem in exact else by_end.get(stem, [])
+        if len(found) > 1:
+            raise DatasetError(
+                f'Each name in a list must be of one image: {path} has {name!r}, which is {found[0][0]} and '
+                f'{found[1][0]}; write their paths.')
+        chosen += found
+        missing += [] if found else [name]
     if missing:
         raise DatasetError(
             f'Each image of a list must be there with its mask: {path} names {len(missing)} of {len(lines)} that are '
@@ -167,7 +173,8 @@ def read_list(path: Path, root: Path, find: Callable[[], list[Sample]]) -> list[
 
 
 def _ends_of(path: str) -> list[str]:
-    parts = path.split(os.sep)
+    """What a path may be called in a list: its last part, its last two, and so on."""
+    parts = path.split('/')
     return ['/'.join(parts[start:]) for start in range(len(parts))]
 
 
