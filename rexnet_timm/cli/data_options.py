@@ -64,7 +64,7 @@ def summary(datasets: tuple[SegmentationFolder, SegmentationFolder]) -> str:
     """One line on what was found: the form, the number of images, and what labels mean."""
     train_set, val_set = datasets
     data = train_set.description
-    parts = [f'{data.source.root} is read as {data.source}',
+    parts = [f'{train_set.root} is read as {train_set.form}',
              f'{len(train_set)} images to train on and {len(val_set)} to validate on',
              f'{max(2, train_set.num_classes)} classes']
     if data.color_map:

@@ -41,6 +41,8 @@ class SegmentationFolder(Dataset):
 
     Attributes:
         description: What is known of the data, with the classes and labels as they are read; a `DataDescription`.
+        root: Folder, or file, of the data.
+        form: The format that it is read as, in words.
         ignore_label: The one value that losses and metrics have to ignore, and with which transforms and the loader
             fill padding: `ignore_index` where labels are classes and it is from 0 to 65535, and otherwise 255 (65535
             above 255 classes).
@@ -105,6 +107,7 @@ class SegmentationFolder(Dataset):
             _refuse_many(num_classes)
         _check_map(root, num_classes)
         self.root = Path(source.root)
+        self.form = str(source)
         self.split = split
         self.num_classes = num_classes
         self.ignore_index = ignore_index
@@ -118,8 +121,9 @@ class SegmentationFolder(Dataset):
         if num_classes <= 2 and not is_mapped:
             self.foreground = foreground_value(masks, ignore_index)
         fits = len(root.colors) == len(names)
+        # without the source, whose functions no process of a loader could be sent
         self.description = replace(
-            root, class_names=names, colors=root.colors if fits else (), foreground=self.foreground)
+            root, class_names=names, colors=root.colors if fits else (), foreground=self.foreground, source=None)
         self._read = MaskReader(
             num_classes, ignore_index, self.ignore_label, root.label_map, root.color_map, self.foreground)
 
@@ -156,13 +160,12 @@ class SegmentationFolder(Dataset):
         if not self._read.table.is_mapped:
             return {}, 0
         counts, number = count_labels([mask for _, mask in self._pairs], self._read.colors)
-        known = {label for label, _ in self.description.label_map or self.description.color_map}
-        known = {label for _, label in self.description.color_map} if self.description.color_map else known
-        listed = known | ({255} if 1 in counts and known == {0, 255} else set())
+        data = self.description
+        listed = {label for label, _ in data.label_map} or {label for _, label in data.color_map}
         total = sum(counts.values())
         others = {label: count / total for label, count in counts.items()
                   if label not in listed and label != self.ignore_index}
-        if number and not any(label in listed for label in counts):
+        if counts and not any(label in listed for label in counts):
             found = ', '.join(map(str, sorted(counts)[:8])) if self._read.colors is None else 'other colours'
             raise DatasetError(
                 f'A map must list labels that the masks have: the {number} masks looked at, such as '

@@ -206,7 +206,7 @@ def count_labels(
         colors: ColorTable | None = None,
         most: int = _MOST_LOOKED_AT,
 ) -> tuple[dict[int, int], int]:
-    """Pixels of each stored label in some masks of a split, in a fixed random order.
+    """Pixels of each stored label in some masks of a split, in a fixed random order, but for those of one bit a pixel.
 
     Args:
         masks: The masks. A damaged one is passed over here, and named when its sample is read.
@@ -224,6 +224,8 @@ def count_labels(
         except DatasetError:
             continue
         number += 1
+        if labels.dtype == np.bool_:
+            continue
         if labels.dtype == np.uint8:
             counts = np.bincount(labels.ravel(), minlength=1)
             total.update({int(label): int(counts[label]) for label in np.flatnonzero(counts)})

@@ -1,5 +1,6 @@
 """Each format on a miniature of its true layout: what is found, and the labels as classes."""
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def expect(dataset: SegmentationFolder, index: int, classes: np.ndarray) -> None
 
 def test_voc(tmp_path):
     train, val = both(trees.voc(tmp_path))
-    assert train.description.source.format == 'voc' and len(train) == len(val) == 4
+    assert train.form == 'voc' and len(train) == len(val) == 4
     assert train.num_classes == 21 and train.class_names[15] == 'person' and train.ignore_index == 255
     assert train.description.palette(21)[1].tolist() == [128, 0, 0]
     assert train.description.palette(21)[20].tolist() == [0, 64, 128]
@@ -87,7 +88,7 @@ def test_ade20k(tmp_path):
 @pytest.mark.parametrize('make', [trees.camvid_of_kaggle, trees.camvid_of_the_release])
 def test_camvid_in_colours(make, tmp_path):
     train, val = both(make(tmp_path))
-    assert train.description.source.format.startswith('camvid') and train.class_names == ['Animal', 'Archway']
+    assert train.form.startswith('camvid') and train.class_names == ['Animal', 'Archway']
     assert (len(train), len(val)) == ((4, 4) if make is trees.camvid_of_kaggle else (8, 2))
     seed = int(train.paths(0)[0].stem[-2:])
     expect(train, 0, np.array([0, 1, 255])[trees.picture(seed)[1]])
@@ -144,7 +145,7 @@ def test_coco_instances(tmp_path, with_tools, monkeypatch):
     else:
         monkeypatch.setattr(drawn_module, '_coco_mask', lambda: None)
     train, val = both(trees.coco(tmp_path))
-    assert train.description.source.format == 'coco' and train.class_names == ['background', 'car', 'dog']
+    assert train.form == 'coco' and train.class_names == ['background', 'car', 'dog']
     assert (len(train), len(val)) == (4, 4)
     expect(train, 0, trees.coco_classes())
     assert str(train.paths(0)[1]).endswith('instances_train2017.json, outlines of 000000000000.jpg')
@@ -230,14 +231,14 @@ def test_outlines_on_a_photo_as_stored(tmp_path):
 
 def test_coco_panoptic(tmp_path):
     train, val = both(trees.coco_panoptic(tmp_path))
-    assert train.description.source.format == 'coco-panoptic' and train.class_names == ['car', 'dog']
+    assert train.form == 'coco-panoptic' and train.class_names == ['car', 'dog']
     expect(train, 2, np.array([255, 1, 0])[trees.picture(2)[1]])
     assert train.description.file_labels == (3, 18)
 
 
 def test_yolo_of_outlines(tmp_path):
     train, val = both(trees.yolo_of_outlines(tmp_path))
-    assert train.description.source.format == 'yolo' and train.class_names == ['background', 'cat', 'dog']
+    assert train.form == 'yolo' and train.class_names == ['background', 'cat', 'dog']
     classes = np.zeros(trees.SIZE, np.uint8)
     classes[10:20, 12:24] = 2
     expect(train, 0, classes)
@@ -261,7 +262,7 @@ def test_mmsegmentation(tmp_path):
     trees.save(tmp_path / 'img_dir/train/city/a_leftImg8bit.png', trees.picture(7)[0])
     trees.save(tmp_path / 'ann_dir/train/city/a_gtFine_labelTrainIds.png', trees.picture(7)[1])
     train = SegmentationFolder(tmp_path, 'train', 3)
-    assert train.description.source.format == 'mmseg' and len(train) == 5
+    assert train.form == 'mmseg' and len(train) == 5
     expect(train, 0, trees.picture(7)[1])
 
 
@@ -392,6 +393,15 @@ def test_masks_as_jpeg_are_told(tmp_path):
     trees.beside(tmp_path, '{split}/images/{name}.png', '{split}/masks/{name}.jpg')
     with pytest.raises(DatasetError, match='JPEG files, which it has, blur labels, so save the masks as PNG'):
         SegmentationFolder(tmp_path, 'train', 3)
+
+
+@pytest.mark.parametrize('make', [trees.cityscapes, trees.camvid_of_kaggle, trees.coco, trees.coco_panoptic, trees.pet,
+                                  trees.yolo_of_outlines, trees.image_folder])
+def test_a_loader_can_send_the_data_to_other_processes(make, tmp_path):
+    """As those of spawned processes need it."""
+    dataset = SegmentationFolder(make(tmp_path), 'train', 3 if make is trees.image_folder else None)
+    again = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(again[1][1], dataset[1][1]) and again.class_names == dataset.class_names
 
 
 def test_no_picture_is_opened_at_the_start(tmp_path, monkeypatch):

@@ -203,6 +203,12 @@ def test_what_a_map_does_not_list_is_counted(tmp_path):
         grey(tmp_path, labels, label_map='1:0 2:1').unlisted_labels()
 
 
+def test_one_bit_masks_under_a_map_of_255(tmp_path):
+    mask = trees.picture(0, 2)[1].astype(bool)
+    dataset = grey(tmp_path, mask, label_map='0:0 255:1')
+    assert np.array_equal(dataset[0][1].numpy(), mask) and dataset.unlisted_labels() == ({}, 1)
+
+
 @pytest.mark.parametrize('options, text', [
     (dict(label_map='0:0 1:4', num_classes=3), 'must be below num_classes, 3: it has 1:4; pass num_classes=5'),
     (dict(label_map='0:0 255:1', ignore_index=255), '255 is class 1 of the label map and ignore_index too; leave'),
