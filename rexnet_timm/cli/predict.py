@@ -14,6 +14,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -246,6 +247,8 @@ def predict(args: argparse.Namespace, prog: str = 'rexnet predict') -> int:
     model = load_model(args.checkpoint, process.device)
     task, output = description_of(model).task, Path(args.output)
     ending, (flips, zooms) = _ending(args, task), _views(args.tta or (), task)
+    if args.original_labels:
+        description_of(model).in_files(np.zeros((1, 1), np.int64))  # before any image: labels that can be written
     predictor = Predictor(
         model, tile=tuple(args.tile * 2)[:2] if args.tile else None, overlap=args.overlap,
         flips=flips, zooms=zooms, keep_probabilities=args.output_type == 'prob')

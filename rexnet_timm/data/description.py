@@ -223,7 +223,7 @@ class DataDescription:
         if min(labels) < 0 or max(labels) > LARGE_IGNORE_LABEL:
             raise ValueError(
                 f'Labels of the files must be from 0 to {LARGE_IGNORE_LABEL} to be written, and the label map has '
-                f'{labels[0] if labels[0] < 0 else max(labels)}: write classes.')
+                f'{min(labels) if min(labels) < 0 else max(labels)}: leave out original_labels.')
         return np.array(labels, np.uint8 if max(labels) <= 255 else np.uint16)[classes]
 
     def labelled_as(self, other: 'DataDescription') -> 'DataDescription':

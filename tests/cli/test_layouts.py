@@ -123,7 +123,7 @@ def test_original_colours_and_values(tmp_path):
     assert np.array_equal(swapped, trees.COLORS[2 - mask])
     assert np.array_equal(written(label_map=((0, 0), (300, 1), (7, 2))), np.array([0, 300, 7])[mask])
     assert np.array_equal(written(foreground=1), mask)
-    with pytest.raises(ValueError, match='must be from 0 to 65535 to be written, and the label map has -1: write cl'):
+    with pytest.raises(ValueError, match='from 0 to 65535 to be written, .* has -1: leave out original_labels'):
         written(label_map=((-1, 0), (1, 1), (2, 2)))
 
 
