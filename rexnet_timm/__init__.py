@@ -1,8 +1,12 @@
 """ReXNetV1 and a multi-scale U-Net by name in timm and segmentation_models_pytorch; importing registers them."""
+import os
+from typing import Any
+
 from .deployment.evaluate import evaluate
 from .deployment.export import export
 from .deployment.load import load_model
 from .deployment.predict import Predictor, predict
+from .deployment.share import share
 from .disparity import disparity_to_depth
 from .models.any_encoder import create_encoder
 from .models.card import create_model_card
@@ -39,4 +43,29 @@ __all__ = [
     'load_model',
     'predict',
     'set_lean',
+    'share',
+    'train',
 ]
+
+
+def train(data: str | os.PathLike | None = None, **options: Any) -> str:
+    """Train a model, as `rexnet train` does, in this process.
+
+    `rexnet_timm.train('DATA', model='rexnetv1_unet_1_0', num_classes=11, epochs=50)`; `rexnet_timm.load_model` takes
+    what it returns.
+
+    Args:
+        data: Folder of the data; None with `dataset`, such as dataset='synthetic'.
+        **options: The options of `rexnet train`, with underscores: `batch_size=8`, `amp=True`, `input_size=(3, 224,
+            320)`, `config='rexnetv1_unet_camvid'`. "rexnet train --help" lists them. None leaves the default.
+
+    Returns:
+        The folder of the run. The process log is shown on standard error unless logging is set up otherwise.
+
+    Raises:
+        FileNotFoundError: A file of weights that does not exist.
+        ValueError: An unknown option, with near ones, a value that its option does not take, or data that does not
+            fit; a `DatasetError` names the file.
+    """
+    from .cli.train import train as run  # the command line's room is entered by those who train
+    return run(data, **options)

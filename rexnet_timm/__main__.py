@@ -16,6 +16,8 @@ COMMANDS = {
     'validate': 'measure a trained model on a split of the data',
     'predict': 'predict images: masks, depth or classes',
     'export': 'write a trained model to ONNX, OpenVINO, or a format of torch',
+    'app': 'try a trained model on a local page',
+    'share': 'write a trained model into a folder for others, and upload it',
     'convert': "convert weights of ReXNetV1 between NAVER's layout and timm's",
 }
 

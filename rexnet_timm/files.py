@@ -3,6 +3,8 @@
 The rule: where a checkpoint holds a moving average of its weights, the average is taken, because it is what validation
 measured; `use_ema=False` takes the weights themselves. :func:`unwrap` applies it, for every place that reads weights.
 """
+import errno
+import io
 import os
 import pickle
 import re
@@ -19,7 +21,8 @@ from typing import Any
 import torch
 import torch.nn as nn
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as safetensors_bytes
 
 from .errors import near_names
 
@@ -257,6 +260,7 @@ def build_with_file(
         *args: Any,
         pretrained: bool,
         pretrained_cfg_overlay: Mapping[str, Any] | None = None,
+        translate: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         **kwargs: Any,
 ) -> nn.Module:
     """timm's `create_model` or `build_model_with_cfg`, with a file of pretrained weights read by this file's rules.
@@ -266,6 +270,7 @@ def build_with_file(
         *args: Its arguments by position.
         pretrained: Whether the weights are loaded.
         pretrained_cfg_overlay: timm's; its 'file' is read here, and goes before weights of the Hub.
+        translate: What gives the weights of the file the names that the model has for them.
         **kwargs: Its further arguments.
 
     Returns:
@@ -278,6 +283,8 @@ def build_with_file(
     overlay = dict(pretrained_cfg_overlay or {})
     path = overlay.get('file')
     weights = load_weights_file(path) if path and pretrained else {}
+    if translate and weights:
+        weights = translate(weights)
     if weights:
         # timm takes weights given as such; a source names another place for them
         overlay.update(state_dict=weights, source=None)
@@ -297,13 +304,15 @@ def build_with_file(
 def atomic_path(path: str | os.PathLike) -> Iterator[str]:
     """A name to write under, in the folder of `path`, which becomes `path` when the block ends without an error.
 
-    So `path` is written whole or not at all, even where the machine stops. After an error nothing is left behind.
+    So `path` is written whole or not at all, even where the machine stops. After an error nothing is left behind, and
+    an OSError of the block, which names no file where the disk is full, names `path`.
 
     Args:
         path: The file to write; an existing one is replaced, and a link stays and what it points to is replaced.
 
     Raises:
         FileNotFoundError: The folder does not exist.
+        OSError: The file cannot be written.
         ValueError: `path` is a folder.
     """
     folder, name = os.path.split(os.path.realpath(path))
@@ -318,6 +327,12 @@ def atomic_path(path: str | os.PathLike) -> Iterator[str]:
         with open(part, 'r+b') as file:
             os.fsync(file.fileno())  # on the disk before the name points to it
         os.replace(part, target)
+    except OSError as error:
+        if error.filename not in (None, part):  # of another file, which the block reads
+            raise
+        # NumPy and Pillow tell what they could not write by a text of their own
+        number, text = (error.errno, error.strerror) if error.errno else (errno.EIO, f'not written whole ({error})')
+        raise OSError(number, text, os.fspath(path)) from error
     finally:
         with suppress(FileNotFoundError):
             os.unlink(part)
@@ -332,14 +347,18 @@ def save_weights(path: str | os.PathLike, state_dict: Mapping[str, torch.Tensor]
 
     Raises:
         FileNotFoundError: The folder does not exist.
+        OSError: The file cannot be written.
         ValueError: Another ending, or a folder.
     """
     if not os.fspath(path).endswith(SUFFIXES):
         raise ValueError(f'The name of a file of weights must end in {", ".join(SUFFIXES)}, got {os.fspath(path)!r}.')
     # a copy each, since safetensors takes no two tensors of one memory, and torch.save would write all of a view's
     state_dict = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in state_dict.items()}
-    with atomic_path(path) as part:
-        if part.endswith('.safetensors'):
-            save_file(state_dict, part, metadata={'format': 'pt'})
-        else:
-            torch.save(state_dict, part)
+    if os.fspath(path).endswith('.safetensors'):
+        content = safetensors_bytes(state_dict, metadata={'format': 'pt'})
+    else:
+        buffer = io.BytesIO()
+        torch.save(state_dict, buffer)
+        content = buffer.getvalue()
+    with atomic_path(path) as part, open(part, 'wb') as file:  # by Python, whose error tells that the disk is full
+        file.write(content)

@@ -10,6 +10,10 @@ compared, with the quartiles for the spread. Peak memory is that of one more pro
 resident size in two training steps over that before them.
 The lean layers are on, on every device, except for the row that says otherwise. The fused model is for inference only.
 A table is printed; benchmark.csv and a picture for each size and batch are written.
+
+--exported measures exported files instead, as benchmark_exported.py says:
+
+    python scripts/benchmark.py --exported --output output/benchmark
 """
 import argparse
 import csv
@@ -23,6 +27,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import benchmark_exported
 import segmentation_models_pytorch as smp
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -65,6 +70,7 @@ MODELS: dict[str, Callable[[], torch.nn.Module]] = {
     f"smp.FPN('{ENCODER}')": lambda: peer('fpn'),
     f"smp.DeepLabV3Plus('{ENCODER}')": lambda: peer('deeplabv3plus'),
 }
+EXPORTED_MODELS = benchmark_exported.exported_models(ENCODER, 'rexnetv1_unet_1_0', REFERENCE, unet, peer)
 
 
 def loss_of(output: torch.Tensor | list[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
@@ -282,7 +288,8 @@ def _ratio(row: dict[str, float | str], kind: str) -> str:
 def main(argv: Sequence[str] | None = None) -> list[dict[str, float | str]]:
     """Measure, print and write; returns the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--models', nargs='+', default=list(MODELS), choices=list(MODELS), metavar='NAME')
+    parser.add_argument('--models', nargs='+', choices=list({**MODELS, **EXPORTED_MODELS}), metavar='NAME',
+                        help='default: all that the kind of measurement has')
     parser.add_argument('--sizes', nargs='+', type=int, default=[256])
     parser.add_argument('--batch-sizes', nargs='+', type=int, default=[4])
     parser.add_argument('--rounds', type=int, default=11, help='counted rounds, after one that is not')
@@ -291,13 +298,22 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, float | str]]:
     parser.add_argument('--threads', type=int, help='threads on the CPU (default: as torch chooses)')
     parser.add_argument('--no-memory', action='store_true')
     parser.add_argument('--output', type=Path, default=Path('output', 'benchmark'))
+    parser.add_argument('--exported', action='store_true', help='exported files instead, with the options below')
+    benchmark_exported.add_arguments(parser)
     args = parser.parse_args(argv)
     if args.rounds < 2:
         parser.error(f'--rounds must be at least 2 for a spread, got {args.rounds}')
+    known = EXPORTED_MODELS if args.exported else MODELS
+    args.models = args.models or list(known)
+    if not set(args.models) <= set(known):
+        parser.error(f'--models must be some of {", ".join(known)}{" with --exported" if args.exported else ""}, got '
+                     f'{", ".join(sorted(set(args.models) - set(known)))}')
     if args.threads:
         torch.set_num_threads(args.threads)
 
     args.output.mkdir(parents=True, exist_ok=True)
+    if args.exported:
+        return benchmark_exported.run(args, EXPORTED_MODELS, REFERENCE)
     print(f'torch {torch.__version__}, {args.device}, {torch.get_num_threads()} threads, medians of {args.rounds} '
           f'rounds, ratios to {REFERENCE if REFERENCE in args.models else args.models[0]}')
     rows = []

@@ -1,98 +1,71 @@
 #!/usr/bin/env python3
-"""Train the multi-scale U-Net on the built-in images for two or three minutes and draw what it predicts.
+"""Train the multi-scale U-Net on the built-in images for some minutes, draw what it predicts, and measure it.
 
-`make demo` runs it; it downloads nothing. The picture is written to output/demo/predictions.png.
+`make demo` runs it; it downloads nothing. It is the commands of the README in a row, and leaves in output/demo the run,
+the picture predictions.png, and the masks of the test images.
 """
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
-from timm.utils import random_seed
 
 import rexnet_timm
-from rexnet_timm.cli.build import default_device
-from rexnet_timm.data import SyntheticShapes, create_segmentation_loader, create_segmentation_transform, palette
+from rexnet_timm.__main__ import main as rexnet
+from rexnet_timm.data import SyntheticShapes
+from rexnet_timm.deployment.inference import normalize
 from rexnet_timm.deployment.pictures import prediction_sheet
-from rexnet_timm.training.engine import evaluate, fit
 
-MEAN = STD = (0.5, 0.5, 0.5)
-
-
-def create_loader(length: int, seed: int, is_training: bool, batch_size: int, image_size: int):
-    """Batches of the built-in set; another seed gives other images."""
-    dataset = SyntheticShapes(length, (image_size, image_size), seed=seed)
-    dataset.transform = create_segmentation_transform(
-        is_training, (image_size, image_size), MEAN, STD, dataset.ignore_label, scale=(0.8, 1.25))
-    return create_segmentation_loader(dataset, batch_size, is_training, num_workers=1, seed=seed)
+DRAWN = 6  # images
 
 
-def draw_predictions(model: torch.nn.Module, dataset: SyntheticShapes, indices: Sequence[int], path: Path) -> None:
+def call(*words: object) -> None:
+    """Show a command and run it; ends the process where it fails."""
+    words = [str(word) for word in words]
+    print(f'\n$ rexnet {shlex.join(words)}', flush=True)
+    status = rexnet(words)
+    if status:
+        sys.exit(status)
+
+
+def draw_predictions(run: Path, dataset: SyntheticShapes, path: Path) -> None:
     """Write the sheet of inputs, truths and predictions at every scale."""
-    model.eval()
-    device = next(model.parameters()).device
-    transform, dataset.transform = dataset.transform, None
-    raw = [dataset[index] for index in indices]
-    dataset.transform = transform
-    with torch.no_grad():
-        logits = [
-            {scale: values[0] for scale, values in model.forward_scales(dataset[index][0][None].to(device)).items()}
-            for index in indices
-        ]
+    model = rexnet_timm.load_model(run)
+    samples = [dataset[index] for index in range(min(DRAWN, len(dataset)))]
+    with torch.inference_mode():
+        outputs = [model.forward_scales(normalize(image[None], model.description)) for image, _ in samples]
+    logits = [{scale: values[0] for scale, values in output.items()} for output in outputs]
     sheet = prediction_sheet(
-        [image for image, _ in raw], [target for _, target in raw], logits, dataset.class_names,
-        palette(len(dataset.class_names)))
-    path.parent.mkdir(parents=True, exist_ok=True)
+        [image for image, _ in samples], [target for _, target in samples], logits, dataset.class_names,
+        model.description.palette(len(dataset.class_names)))
     sheet.save(path)
+    print(f'\nInput, truth and the prediction at every scale: {path}')
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, float]:
-    """Run the demo; returns the metrics on held-out images in percent."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the demo; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--epochs', type=int, default=7, help='epochs of training (default: %(default)s)')
-    parser.add_argument('--train-images', type=int, default=512, help='images to train on (default: %(default)s)')
-    parser.add_argument('--held-out-images', type=int, default=64, help='images to test on (default: %(default)s)')
-    parser.add_argument('--image-size', type=int, default=128, help='side in pixels (default: %(default)s)')
-    parser.add_argument('--batch-size', type=int, default=8, help='images in a batch (default: %(default)s)')
+    parser.add_argument('--epochs', type=int, default=5, help='epochs of training (default: %(default)s)')
+    parser.add_argument('--images', type=int, default=512, help='images to train on (default: %(default)s)')
+    parser.add_argument('--image-size', type=int, default=128, help='side of the crops (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='seed of images and training (default: %(default)s)')
-    parser.add_argument('--output', type=Path, default=Path('output', 'demo', 'predictions.png'),
-                        help='picture to write (default: %(default)s)')
+    parser.add_argument('--output', type=Path, default=Path('output', 'demo'), help='folder (default: %(default)s)')
     args = parser.parse_args(argv)
 
-    random_seed(args.seed)
-    device = torch.device(default_device())
-    train_loader = create_loader(args.train_images, args.seed, True, args.batch_size, args.image_size)
-    eval_loader = create_loader(args.held_out_images, args.seed + 1, False, args.batch_size, args.image_size)
-    dataset = eval_loader.dataset
-    num_classes = len(dataset.class_names)
-    model = rexnet_timm.MultiScaleUnet('rexnetv1', classes=num_classes).to(device, memory_format=torch.channels_last)
-    task = rexnet_timm.SegmentationTask(
-        model, num_classes, ignore_index=dataset.ignore_label, class_names=dataset.class_names, device=device,
-        verbose=False)
-    optimizer = create_optimizer_v2(model, opt='adamw', lr=2e-3, weight_decay=0.01)
-    lr_scheduler, epochs = create_scheduler_v2(
-        optimizer, sched='cosine', num_epochs=args.epochs, warmup_epochs=1, warmup_lr=1e-4, step_on_epochs=False,
-        updates_per_epoch=len(train_loader))
-
-    print(f'Training rexnetv1_unet on {args.train_images} built-in images of {args.image_size} x {args.image_size}, '
-          f'{epochs} epochs on {device.type}')
-    fit(
-        task, train_loader, eval_loader, optimizer, epochs, lr_scheduler=lr_scheduler, channels_last=True,
-        progress=True)
-    metrics = evaluate(task, eval_loader, channels_last=True)
-
-    print(f'\nIoU on {args.held_out_images} held-out images, in percent')
-    for name in dataset.class_names:
-        print(f'  {name:<12} {metrics["iou_" + name]:5.1f}')
-    print(f'  {"mean":<12} {metrics["miou"]:5.1f}')
-    draw_predictions(model, dataset, range(min(6, len(dataset))), args.output)
-    print(f'\nInput, truth and the prediction at every scale: {args.output}')
-    return metrics
+    run = args.output / 'run'
+    built_in = ('--dataset', 'synthetic', '--synthetic-images', args.images, '--seed', args.seed)
+    call('train', *built_in, '--model', 'rexnetv1_unet_1_0', '--img-size', args.image_size, '--batch-size', 8,
+         '--epochs', args.epochs, '--opt', 'adamw', '--lr', '2e-3', '--weight-decay', '0.01', '--warmup-epochs', 1,
+         '--warmup-lr', '1e-4', '--sched-on-updates', '--scale', '0.8', '1.25', '--mean', '0.5', '--std', '0.5',
+         '--channels-last', '--workers', 1, '--output', args.output, '--experiment', run.name)
+    test_part = SyntheticShapes(max(1, args.images // 8), seed=args.seed + 2)  # which the training has not seen
+    draw_predictions(run, test_part, args.output / 'predictions.png')
+    call('validate', *built_in, '--checkpoint', run, '--workers', 1, '--overwrite')
+    call('predict', *built_in, '--checkpoint', run, '--output', args.output / 'masks', '--overwrite')
+    return 0
 
 
 if __name__ == '__main__':
-    main()
-    sys.exit(0)
+    sys.exit(main())

@@ -2,8 +2,10 @@
 import csv
 import importlib.util
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -40,3 +42,12 @@ def write_class_folder(root: Path) -> Path:
                 pixels = rng.integers(low, low + 100, (40, 48, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(root / split / name / f'{index}.jpg')
     return root
+
+
+def huge_png() -> bytes:
+    """A PNG file of some bytes that says it has 60,000 x 60,000 pixels."""
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+
+    header, row = struct.pack('>IIBBBBB', 60_000, 60_000, 8, 0, 0, 0, 0), zlib.compress(bytes(60_001))
+    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', row) + chunk(b'IEND', b'')

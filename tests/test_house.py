@@ -115,7 +115,7 @@ def test_the_tree_of_contributing_is_true():
     files = listed_files()
     there = {
         str(path.relative_to(ROOT)) for folder in ('rexnet_timm', 'scripts') for path in (ROOT / folder).rglob('*')
-        if path.is_file() and path.suffix in ('.py', '.sh', '.yaml')}
+        if path.is_file() and path.suffix in ('.py', '.sh', '.yaml', '.css')}
     rooms = {f'rexnet_timm/{room}/__init__.py' for room in ROOMS}
     assert files.keys() == there - rooms
     assert all(files.values()), 'every file has a comment'

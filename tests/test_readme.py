@@ -1,18 +1,17 @@
 """What the README shows runs, and what it counts is right."""
+import importlib
 import re
 import shlex
 import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import rexnet_timm
-from rexnet_timm.__main__ import main
+from rexnet_timm.__main__ import COMMANDS
 from rexnet_timm.cli.arguments import parse_train_args
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +22,11 @@ TRAIN = [
     for command in block.replace('\\\n', ' ').splitlines() if ' train ' in command or '_train.sh ' in command
     or '/train.py ' in command
 ]
+AFTER = [
+    shlex.split(command)[1:] for block in re.findall(r'```bash\n(.*?)```', README, re.DOTALL)
+    for command in block.replace('\\\n', ' ').splitlines()
+    if re.match('rexnet (validate|predict|export|share|convert|app) ', command)]
+AFTER = [words for words in AFTER if words[0] in COMMANDS]
 TIMM_TRAIN = [command for command in TRAIN if '--device-modules' in command]  # by timm's own script
 TRAIN = [command for command in TRAIN if command not in TIMM_TRAIN]
 ROWS = re.findall(r'^\| `(\w+)` \| ([\d.]+) \| ([\d.]+) \| `(\w+)` \| ([\d.]+) \| ([\d.]+) \|$', README, re.MULTILINE)
@@ -35,7 +39,7 @@ def test_examples_run(code, tmp_path, monkeypatch):
 
 
 def test_the_examples_are_there():
-    assert len(PYTHON) == 6 and len(TRAIN) == 8 and len(TIMM_TRAIN) == 1
+    assert len(PYTHON) == 6 and len(TRAIN) == 8 and len(TIMM_TRAIN) == 1 and len(AFTER) >= 7
 
 
 @pytest.mark.parametrize('command', TRAIN, ids=range(len(TRAIN)))
@@ -48,23 +52,17 @@ def test_training_commands_parse(command, monkeypatch):
     assert args.data_dir in ('DATA', '/imagenet/') or args.dataset in ('synthetic', 'synthetic-depth')
 
 
-@pytest.mark.slow
-def test_the_way_from_a_run_to_a_shipped_model(tmp_path, monkeypatch):
-    pytest.importorskip('onnxscript', reason='needs the extra export')
-    pytest.importorskip('onnxruntime', reason='needs the extra export')
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / 'photos').mkdir()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)).save('photos/noise.png')
-    blocks = re.findall(r'```bash\n(.*?)```', README, re.DOTALL)
-    (block,) = [block for block in blocks if block.startswith('rexnet train') and 'rexnet predict' in block]
-    small = {'train': '--epochs 1 --synthetic-images 16 --img-size 64 --workers 0 --device cpu'}
-    for command in block.replace('\\\n', ' ').splitlines():
-        name, *words = shlex.split(command)[1:]
-        assert main([name, *words, *small.get(name, '--device cpu' if name != 'export' else '').split()]) == 0
-    for folder in ('masks', 'masks-of-onnx'):
-        with Image.open(f'output/{folder}/noise.png') as mask:
-            assert mask.mode == 'P' and mask.size == (120, 90)
-    assert (tmp_path / 'output' / 'train' / 'shapes' / 'validate-test' / 'results.json').is_file()
+@pytest.mark.parametrize('words', AFTER, ids=[' '.join(words[:1]) for words in AFTER])
+def test_commands_after_training_parse(words):
+    parser = importlib.import_module(f'rexnet_timm.cli.{words[0]}').create_parser()
+    assert vars(parser.parse_args(words[1:]))
+
+
+def test_the_whole_way_is_on_the_first_screen():
+    first, *_ = README.split('## Install')
+    (block,) = re.findall(r'```bash\n(.*?)```', first, re.DOTALL)
+    names = [command.split()[1] for command in block.replace('\\\n', ' ').splitlines()]
+    assert names == ['train', 'validate', 'predict', 'export', 'predict', 'app']
 
 
 @pytest.mark.parametrize('command', TIMM_TRAIN)

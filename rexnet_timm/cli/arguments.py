@@ -7,7 +7,7 @@ with --config sets defaults that the command line overrides; its values are read
 import argparse
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
@@ -18,7 +18,7 @@ from ..training.losses import TARGETS, WEIGHTS
 from .data_options import FLAGS, IGNORE_INDEX, add_labels, add_layout
 from .parsing import Kind, Parser, UsageError, find_recipe, number, one_of
 
-__all__ = ['create_train_parser', 'parse_train_args', 'repeatable_args', 'train_flags']
+__all__ = ['create_train_parser', 'parse_train_args', 'repeatable_args', 'train_args_of', 'train_flags']
 
 SCHEDULES = ('cosine', 'tanh', 'step', 'multistep', 'constant', 'plateau', 'poly', 'wsd', 'rsqrt', 'none')
 INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos')
@@ -305,7 +305,21 @@ def parse_train_args(argv: Sequence[str] | None = None, prog: str = 'rexnet trai
             each other, or a YAML file that cannot be read.
     """
     parser = create_train_parser(prog)
-    typed = parser.given(argv)
+    return _complete(parser, parser.given(argv))
+
+
+def train_args_of(values: Mapping[str, Any]) -> argparse.Namespace:
+    """Arguments of `rexnet train` from values of Python by the names of its options, as `parse_train_args` gives them.
+
+    Raises:
+        UsageError: As `parse_train_args`.
+    """
+    parser = create_train_parser()
+    return _complete(parser, parser.read_values(values))
+
+
+def _complete(parser: Parser, typed: dict[str, Any]) -> argparse.Namespace:
+    """All arguments, of those that are given."""
     recipe = parser.read_recipe(find_recipe(typed['config'])) if 'config' in typed else {}
     for source in (recipe, typed):
         _take_folder(source)

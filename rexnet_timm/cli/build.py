@@ -31,6 +31,7 @@ from ..models.any_encoder import (
     encoder_arguments,
 )
 from ..models.factory import network_of
+from ..models.other_layouts import check_efficientnet, efficientnet_to_timm, is_efficientnet
 from ..models.weights import load_encoder_weights, load_weights
 
 __all__ = [
@@ -272,7 +273,7 @@ def _create_timm(args: argparse.Namespace, num_classes: int | None, flags: list[
         # as in timm's train.py: no number of classes equals -1, so the classifier of the file is left out
         given['pretrained_cfg_overlay'] = dict(file=args.pretrained_path, num_classes=-1)
     try:
-        return build_with_file(timm.create_model, args.model, **given)
+        return _with_any_layout(args.model, given)
     except RuntimeError as error:
         if not given['pretrained']:
             raise
@@ -280,6 +281,24 @@ def _create_timm(args: argparse.Namespace, num_classes: int | None, flags: list[
         source = f'--pretrained-path {args.pretrained_path}' if args.pretrained_path else '--pretrained'
         raise ValueError(
             f'--model {args.model} does not start from the weights of {source}: {first_lines(error)}') from error
+
+
+def _with_any_layout(name: str, given: dict[str, Any]) -> nn.Module:
+    translated: dict[str, Any] = {}
+
+    def translate(weights: dict[str, Any]) -> dict[str, Any]:
+        if is_efficientnet(weights):
+            weights = efficientnet_to_timm(weights)
+            translated.update(weights)
+        return weights
+
+    model = build_with_file(timm.create_model, name, translate=translate, **given)
+    if translated:
+        try:
+            check_efficientnet(translated, model)
+        except WeightsError as error:
+            raise WeightsError(f'{given["pretrained_cfg_overlay"]["file"]!r}: {error}') from error
+    return model
 
 
 def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:

@@ -2,6 +2,7 @@
 
 rexnet export --checkpoint output/train/RUN --format onnx
 rexnet export --checkpoint output/train/RUN model.xml --argmax
+rexnet export --checkpoint output/train/RUN --format openvino --int8 --calibration DATA
 """
 import argparse
 import os
@@ -11,6 +12,7 @@ from ..deployment.export import export, format_of
 from ..deployment.exported import FORMATS, SMALLEST
 from ..deployment.load import HUB, load_model
 from ..deployment.parity import Comparison
+from ..deployment.quantize import CALIBRATED, MEASURED, Int8Report
 from .parsing import Parser, UsageError, number, one_of, report_errors
 
 __all__ = ['main']
@@ -18,10 +20,12 @@ __all__ = ['main']
 FORMAT = one_of(*FORMATS)
 SIDE = number(int, at_least=SMALLEST)
 SCALE = number(int, at_least=0)
+IMAGES = number(int, at_least=1)
 # the options behind the arguments that the library's errors name
 FLAGS = {
-    'model': '--checkpoint', 'format': '--format', 'argmax': '--argmax', 'size': '--size', 'scale': '--scale',
-    'half': '--half'}
+    'model must': '--checkpoint must', 'format': '--format', 'argmax': '--argmax', 'size': '--size', 'scale': '--scale',
+    'half': '--half', 'int8': '--int8', 'calibration': '--calibration',
+    'num_calibration_images': '--calibration-images'}
 
 
 def create_parser(prog: str = 'rexnet export') -> Parser:
@@ -44,6 +48,11 @@ def create_parser(prog: str = 'rexnet export') -> Parser:
     add('--size', kind=SIDE, nargs=2, metavar=('H', 'W'), help='the one size of images', unset='any from 32 on')
     add('--scale', kind=SCALE, help='scale at which the multi-scale U-Net is cut', unset='its finest')
     add('--half', kind=bool, help='weights in float16')
+    add = parser.group('int8')
+    add('--int8', kind=bool, help='weights and activations in int8, for onnx and openvino')
+    add('--calibration', metavar='DATA',
+        help=f'folder of data: {CALIBRATED} tells the ranges of activations, what is lost is measured on {MEASURED}')
+    add('--calibration-images', kind=IMAGES, default=128, help=f'images of {CALIBRATED}, spread over it')
     return parser
 
 
@@ -67,19 +76,35 @@ def _output(args: argparse.Namespace) -> str:
     return path
 
 
-def _told(path: str, comparisons: Sequence[Comparison]) -> str:
-    """What was written, on one line."""
-    sizes = ', '.join('{1} x {2}'.format(*comparison.size) for comparison in comparisons)
-    differences = [comparison.difference for comparison in comparisons if comparison.difference is not None]
-    if differences:
-        equal = f'differs from the model by at most {max(differences):.1g} of the deviation of its output'
-    else:
-        pixels = sum(comparison.pixels for comparison in comparisons)
-        equal = f'has the classes of the model at all {pixels} clear pixels'
+def _told(path: str, result: Sequence[Comparison] | Int8Report) -> str:
+    """What was written."""
     size = os.path.getsize(path)
     if path.lower().endswith('.xml'):
         size += os.path.getsize(f'{os.path.splitext(path)[0]}.bin')
-    return f'{path}: {size / 1e6:.1f} MB; {equal} at {sizes}'
+    told = _int8_told(result) if isinstance(result, Int8Report) else _comparisons_told(result)
+    return f'{path}: {size / 1e6:.1f} MB; {told}'
+
+
+def _comparisons_told(comparisons: Sequence[Comparison]) -> str:
+    sizes = ', '.join('{1} x {2}'.format(*comparison.size) for comparison in comparisons)
+    differences = [comparison.difference for comparison in comparisons if comparison.difference is not None]
+    if differences:
+        return f'differs from the model by at most {max(differences):.1g} of the deviation of its output at {sizes}'
+    pixels = sum(comparison.pixels for comparison in comparisons)
+    return f'has the classes of the model at all {pixels} clear pixels at {sizes}'
+
+
+def _int8_told(report: Int8Report) -> str:
+    ratio = report.int8_ms / report.float_ms
+    verdict = 'int8 is slower here' if ratio > 1 else f'int8 takes {ratio:.2f} of the time'
+    threads = '1 thread' if report.threads == 1 else f'{report.threads} threads'
+    return (
+        f'int8 by {report.calibrated} images of {CALIBRATED}\n'
+        f'{report.score} on the {report.measured} images of {MEASURED}: {report.before:.2f} in float32, '
+        f'{report.after:.2f} in int8 ({report.after - report.before:+.2f}); the class of the model at '
+        f'{report.agreement:.1%} of the {"pixels" if report.score == "mIoU" else "images"}\n'
+        f'One image of {report.size[0]} x {report.size[1]}, {threads}: {report.float_ms:.1f} ms in float32, '
+        f'{report.int8_ms:.1f} ms in int8: {verdict}')
 
 
 def main(argv: Sequence[str] | None = None, prog: str = 'rexnet export') -> int:
@@ -89,9 +114,10 @@ def main(argv: Sequence[str] | None = None, prog: str = 'rexnet export') -> int:
         if args.normalize and args.no_normalize:
             raise UsageError('--normalize and --no-normalize exclude each other: give one of them.')
         path = _output(args)
-        comparisons = export(
+        result = export(
             load_model(args.checkpoint), path, args.format, argmax=args.argmax, size=args.size, scale=args.scale,
-            normalize=True if args.normalize else False if args.no_normalize else None, half=args.half)
-        print(_told(path, comparisons))
+            normalize=True if args.normalize else False if args.no_normalize else None, half=args.half, int8=args.int8,
+            calibration=args.calibration, num_calibration_images=args.calibration_images)
+        print(_told(path, result))
 
     return report_errors(prog, command, FLAGS)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import segmentation_models_pytorch as smp
 import torch
 import torch.nn as nn
 from timm.data import Mixup, create_dataset, create_loader, resolve_data_config
@@ -28,8 +29,9 @@ from ..data.description import IMAGE_EXTENSIONS
 from ..data.formats import holds_masks
 from ..errors import first_sentence, is_refusal
 from ..files import some
-from ..models import depth, unet
-from ..models.any_encoder import min_training_batch
+from ..models import depth, rexnetv1, unet
+from ..models.any_encoder import encoder_arguments, min_training_batch
+from ..models.weights import get_preprocessing_params
 from ..training.base_losses import create_segmentation_loss
 from ..training.depth_losses import MultiScaleDepthLoss
 from ..training.losses import MultiScaleLoss
@@ -128,7 +130,7 @@ class Kind:
 
     def description(self, args: argparse.Namespace, model: nn.Module, dataset: Any) -> DataDescription:
         """What the model knows of its data, for its checkpoints; `dataset` is the validation set."""
-        config = resolve_data_config(vars(args), model=model)
+        config = _resolve_data_config(args, model)
         in_chans, *size = config['input_size']
         return DataDescription(
             task=self.name, in_chans=in_chans, mean=config['mean'], std=config['std'], input_size=tuple(size),
@@ -520,9 +522,25 @@ def _check_background(args: argparse.Namespace) -> None:
             f'{" ".join(map(str, args.background_classes))}.')
 
 
+def _resolve_data_config(args: argparse.Namespace, model: nn.Module) -> dict[str, Any]:
+    """timm's data configuration of the model; of an SMP architecture with the mean and std of its encoder."""
+    cfg = _encoder_cfg(args) if is_smp(args.model) else None
+    return resolve_data_config(vars(args), pretrained_cfg=cfg, model=model)
+
+
+def _encoder_cfg(args: argparse.Namespace) -> dict[str, Any] | None:
+    if encoder_arguments(args.encoder_name) is not None and args.encoder_name not in rexnetv1.default_cfgs:
+        if not args.encoder_weights:  # of SMP's own encoders only their weights say it
+            return None
+        params = smp.encoders.get_preprocessing_params(args.encoder_name, args.encoder_weights)
+    else:
+        params = get_preprocessing_params(args.encoder_name)
+    return {'mean': tuple(params['mean']), 'std': tuple(params['std'])}
+
+
 def _data_config(args: argparse.Namespace, model: nn.Module, in_chans: int) -> dict[str, Any]:
     """How the model takes its images, by timm's rules; `in_chans` is what the data set reads."""
-    config = resolve_data_config(vars(args), model=model)
+    config = _resolve_data_config(args, model)
     if config['input_size'][0] != in_chans:
         raise ValueError(
             f'--model {args.model} takes {config["input_size"][0]} channels, and images are read with {in_chans}: '

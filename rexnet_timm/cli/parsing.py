@@ -4,8 +4,10 @@ A kind reads one word and says what it must be. The parser asks the kinds of its
 line and for the values of a YAML file, so that both have the same types, choices, ranges and errors.
 """
 import argparse
+import errno
 import logging
 import math
+import numbers
 import os
 import re
 import sys
@@ -17,10 +19,13 @@ import yaml
 
 from ..errors import DatasetError, first_lines, is_told, near_names, sample_error_message
 
-__all__ = ['TEXT', 'KeyValues', 'Kind', 'Parser', 'UsageError', 'find_recipe', 'number', 'one_of', 'report_errors']
+__all__ = [
+    'TEXT', 'VIEW', 'KeyValues', 'Kind', 'Parser', 'UsageError', 'find_recipe', 'number', 'one_of', 'report_errors',
+    'views']
 
 _logger = logging.getLogger(__name__)
 _NOT_GIVEN = object()
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, or what the user may have of it
 _LOST_CONNECTION = r'Connection (closed|reset) by peer'  # of gloo, which raises a plain RuntimeError
 
 
@@ -91,6 +96,27 @@ def one_of(*names: str, rule: str = '', read: Callable[[str], str] = str) -> Kin
         return word
 
     return Kind(rule or f'one of {", ".join(name or repr(name) for name in names)}', checked, names)
+
+
+FLIPS = ('h', 'v', 'hv')
+ALL_FLIPS = 'flips'
+
+
+def _view(word: str) -> str | float:
+    if word in (ALL_FLIPS, *FLIPS):
+        return word
+    if not 0.1 <= float(word) <= 10:
+        raise ValueError(word)
+    return float(word)
+
+
+VIEW = Kind('flips, one of them (h, v, hv), or a zoom from 0.1 to 10', _view, (ALL_FLIPS, *FLIPS), 'T')  # of --tta
+
+
+def views(words: Sequence[str | float]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Flips and zooms of words of the kind VIEW; the zooms begin with the image as it is."""
+    flips = tuple(flip for flip in FLIPS if flip in words or ALL_FLIPS in words)
+    return flips, tuple(dict.fromkeys([1., *(word for word in words if isinstance(word, float))]))
 
 
 class _Loader(yaml.SafeLoader):
@@ -166,6 +192,7 @@ class Parser(argparse.ArgumentParser):
             self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None,
     ) -> argparse.Namespace:
         """As argparse's, except that a mistake raises."""
+        self._check_names(sys.argv[1:] if args is None else args)
         try:
             parsed, others = self.parse_known_args(args, namespace)
         except argparse.ArgumentError as error:
@@ -173,6 +200,15 @@ class Parser(argparse.ArgumentParser):
         if others:
             raise UsageError(self._describe_unknown(others))
         return parsed
+
+    def _check_names(self, words: Sequence[str]) -> None:
+        """Raise UsageError for an unknown option, which argparse would tell after what is missing because of it."""
+        known = {'--help', *(name for option in self.options.values() for name in option.option_strings)}
+        for word in words:
+            if word == '--':
+                return
+            if word.startswith('--') and word.partition('=')[0] not in known:
+                raise UsageError(self._describe_unknown([word]))
 
     def given(self, args: Sequence[str] | None = None) -> dict[str, Any]:
         """What the words set, without the defaults."""
@@ -201,6 +237,18 @@ class Parser(argparse.ArgumentParser):
             raise UsageError(f'{name}{line}: {problem}{"" if problem[-1] in ".?" else "."}') from error
         return {key: value for key, value in values.items() if value is not _NOT_GIVEN}
 
+    def read_values(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of Python by the names of the options, held to the kinds of the options; None leaves the default."""
+        read = {}
+        for name, value in values.items():
+            if name not in self.options:
+                synonym = self.synonyms.get(name)
+                near = f' Did you mean {synonym}?' if synonym else near_names(name, self.options)
+                raise UsageError(f'There is no option {name}.{near}')
+            if value is not None:
+                read[name] = _python_value(name, self.options[name], value)
+        return read
+
     def _describe(self, error: argparse.ArgumentError) -> str:
         for name, option in self.options.items():
             if error.argument_name == '/'.join(option.option_strings):
@@ -211,12 +259,24 @@ class Parser(argparse.ArgumentParser):
                 return f'{_flag(name)} must be {option.type.rule}: {error.message}.'
         return str(error)
 
+    def without_flags(self, text: str) -> str:
+        """A text for the command line with the names of the options as Python has them."""
+        def name(match: re.Match) -> str:
+            option, value = match[1].replace('-', '_'), match[2]
+            return match[0] if option not in self.options else f'{option}={value}' if value else option
+
+        return re.sub(r'(?<![\w-])--([a-z][a-z-]*[a-z])(?: (\d[\d.]*(?<!\.)))?', name, text)
+
     def _describe_unknown(self, words: Sequence[str]) -> str:
         word = next((word for word in words if word.startswith('-')), None)
         if word is None:
             return f'{words[0]!r} is one word too many: it belongs to no option.'
         word = word.partition('=')[0]
         names = [name for option in self.options.values() for name in option.option_strings]
+        option = self.options.get(word.lstrip('-').replace('-', '_'))
+        if option is not None and not option.option_strings:  # one that is told by its place
+            place = option.metavar
+            return f'There is no option {word}: {place} is given by itself, as in "{self.prog} {place}".'
         synonym = self.synonyms.get(word.lstrip('-').replace('-', '_'))
         near = f' Did you mean {_flag(synonym)}?' if synonym else near_names(word, names)
         return f'There is no option {word}.{near}'
@@ -306,6 +366,32 @@ def _keyword_arguments(written: str, node: yaml.Node) -> dict[str, Any]:
     return pairs
 
 
+def _python_value(name: str, option: argparse.Action, value: Any) -> Any:
+    """A value of Python, as its option reads it from words."""
+    if isinstance(option, KeyValues):
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise UsageError(f'{name} must be a dict of arguments by name, got {value!r}.')
+        return dict(value)
+    if isinstance(value, bool) and option.const is not None:  # a switch, or an option that needs no value
+        return option.const if value else option.default
+    if option.nargs == 0:
+        raise UsageError(f'{name} must be True or False, got {value!r}.')
+    is_list = option.nargs not in (None, '?')
+    items = list(value) if isinstance(value, (list, tuple, range)) else [value]
+    if len(items) != 1 and not is_list:
+        raise UsageError(f'{name} must be one value, got {value!r}.')
+    if not items or (isinstance(option.nargs, int) and len(items) != option.nargs):
+        needed = f'{option.nargs} values' if isinstance(option.nargs, int) else 'at least one value'
+        raise UsageError(f'{name} must be {needed}, got {value!r}.')
+    if any(isinstance(item, bool) or not isinstance(item, (str, os.PathLike, numbers.Real)) for item in items):
+        raise UsageError(f'{name} must be {option.type.rule}, got {value!r}.')
+    try:
+        words = [option.type(os.fspath(item) if isinstance(item, os.PathLike) else str(item)) for item in items]
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f'{name} {error}') from error
+    return words if is_list else words[0]
+
+
 def _word_of(written: str, kind: Kind, node: yaml.Node) -> Any:
     if _tag(node) not in ('str', 'int', 'float', 'timestamp'):
         raise _problem(node, f'{written} must be {kind.rule}, got {_shown(node)}')
@@ -378,7 +464,8 @@ def report_errors(prog: str, command: Callable[[], object], flags: Mapping[str, 
 
 def _one_line(error: Exception, flags: Mapping[str, str]) -> str:
     if isinstance(error, OSError) and error.filename is not None:
-        return f'{os.fspath(error.filename)!r}: {error.strerror}.'
+        full = ' It was left as it was: free space there, or name another place.' * (error.errno in _FULL)
+        return f'{os.fspath(error.filename)!r}: {error.strerror}.{full}'
     text = '; '.join(line.strip() for line in sample_error_message(error).splitlines() if line.strip())
     return text if isinstance(error, UsageError) else _with_flags(text, flags)
 

@@ -2,12 +2,14 @@
 
 rexnet predict photo.jpg --checkpoint output/train/RUN
 rexnet predict photos/ --checkpoint output/train/RUN --output-type overlay --tile 512
+rexnet predict scene.tif --checkpoint output/train/RUN
 torchrun --nproc-per-node 2 -m rexnet_timm predict photos/ --checkpoint output/train/RUN
 """
 import argparse
 import csv
 import errno
 import glob
+import logging
 import os
 import sys
 from collections.abc import Collection, Sequence
@@ -19,20 +21,28 @@ import torch
 from tqdm import tqdm
 
 from ..data.description import IMAGE_EXTENSIONS
+from ..data.geo import is_scene, require_rasterio
 from ..deployment.load import description_of, load_model
+from ..deployment.pictures import to_picture
 from ..deployment.predict import Prediction, Predictor
 from ..errors import is_told
 from ..files import atomic_path
 from .build import Process, start_process
-from .parsing import Kind, Parser, UsageError, number, one_of, report_errors
+from .built_in import SETS, add_built_in, built_in_part
+from .parsing import VIEW, Parser, UsageError, number, one_of, report_errors, views
 
 __all__ = ['create_parser', 'find_images', 'main', 'predict']
 
 OUTPUT = os.path.join('output', 'predict')
 TABLE = 'predictions.csv'
+IMAGES = 'images'  # in the output folder: those of a built-in set
 TOP = 5  # classes in a row of the table
-FLIPS = ('h', 'v', 'hv')
-ALL_FLIPS = 'flips'
+SCENES = (
+    'A TIFF with a georeference, or with more than 178 million pixels, is read and written by windows, whatever its '
+    "size (pip install 'rexnet-timm[geo]'), and its result is a .tif that lies where it lies: mask has one band with "
+    'the palette of the classes, or metres of depth; prob a float32 band for each class; overlay is RGB. Its bands '
+    'must be those of the training. Where it has no data (nodata value, mask, alpha) a mask has the ignored label, if '
+    'that is no class, or else 255, declared as nodata; prob and depth have NaN, overlays are transparent.')
 
 OUTPUT_TYPE = one_of('mask', 'overlay', 'prob')
 DEPTH_FORMAT = one_of('png', 'tiff')
@@ -46,24 +56,16 @@ _OPTIONS = {
 _SYNONYMS = {'model': 'checkpoint', 'weights': 'checkpoint', 'out': 'output', 'gpu': 'device', 'force': 'overwrite'}
 
 
-def _view(word: str) -> str | float:
-    if word in (ALL_FLIPS, *FLIPS):
-        return word
-    if not 0.1 <= float(word) <= 10:
-        raise ValueError(word)
-    return float(word)
-
-
-VIEW = Kind('flips, one of them (h, v, hv), or a zoom from 0.1 to 10', _view, (ALL_FLIPS, *FLIPS), 'T')
-
-
 def create_parser(prog: str = 'rexnet predict') -> Parser:
     """The parser of `rexnet predict`."""
-    parser = Parser(prog, 'Predict images with a trained model, and write a file for each.', _SYNONYMS)
+    parser = Parser(
+        prog, 'Predict images with a trained model, and write a file for each.', _SYNONYMS,
+        usage='%(prog)s [INPUT ...] --checkpoint RUN [options]', epilog=SCENES)
     add = parser.group('what is predicted')
-    add('input', metavar='INPUT', nargs='+',
+    add('input', metavar='INPUT', nargs='*',
         help='images: a file, a folder with its subfolders, a pattern such as "photos/*.jpg", or a list in a .txt file '
              'with a path in each line')
+    add_built_in(add)
     add('--checkpoint', required=True,
         help="a run's folder, a checkpoint, a folder of save_pretrained, an exported file, or hf-hub:USER/NAME")
     add('--device', help='torch device', unset='the best there is')
@@ -80,7 +82,8 @@ def create_parser(prog: str = 'rexnet predict') -> Parser:
         help='write masks with the labels, or colours, that those of the training data had, instead of the classes')
     add('--overwrite', kind=bool, help='replace results that exist; without it nothing runs if there is one')
     add = parser.group('how it is predicted')
-    add('--tile', kind=SIDE, nargs='+', metavar='N', unset='the whole image at once',
+    add('--tile', kind=SIDE, nargs='+', metavar='N',
+        unset='the whole image at once; 512 above 4096 x 4096 pixels, and by windows',
         help='largest height and width of the windows in which an image is run, one number or two')
     add('--overlap', kind=SHARE, default=0.25, help='share of a tile that it has in common with the next')
     add('--tta', kind=VIEW, nargs='+',
@@ -147,8 +150,7 @@ def _is_in(path: str | os.PathLike, folder: str | os.PathLike) -> bool:
 
 def _views(words: Sequence[str | float], task: str) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """Flips and zooms of --tta. UsageError for those that the task does not have."""
-    flips = tuple(flip for flip in FLIPS if flip in words or ALL_FLIPS in words)
-    zooms = tuple(dict.fromkeys([1., *(word for word in words if isinstance(word, float))]))
+    flips, zooms = views(words)
     if task == 'depth' and not set(flips) <= {'h'}:
         raise UsageError('--tta may turn no image of depth upside down, since depth depends on that: take h.')
     if task != 'segmentation' and len(zooms) > 1:
@@ -171,6 +173,23 @@ def _ending(args: argparse.Namespace, task: str) -> str:
     if args.output_type == 'prob':
         return '.npy'
     return '.tif' if args.depth_format == 'tiff' else '.png'
+
+
+def _scenes(args: argparse.Namespace, images: Collection[Path], task: str) -> set[Path]:
+    """The images that are read by windows. UsageError for options that they do not have, ValueError for no rasterio."""
+    scenes = {path for path in images if is_scene(path)}
+    if not scenes:
+        return scenes
+    logging.getLogger('rasterio').setLevel(logging.CRITICAL)  # of what it logs, our errors tell
+    first = min(scenes)
+    require_rasterio(first)
+    if args.depth_format == 'png':
+        raise UsageError(f'--depth-format png has no georeference, and {first} needs a TIFF: take tiff.')
+    if task == 'depth' and args.output_type == 'overlay':
+        raise UsageError(
+            f'--output-type overlay of depth needs the nearest and the farthest of a whole image, and {first} is '
+            'read by windows: take mask.')
+    return scenes
 
 
 def _check_names(targets: dict[Path, Path]) -> None:
@@ -224,6 +243,17 @@ def _write(prediction: Prediction, target: Path, output_type: str, original_labe
         picture.save(part)
 
 
+def _write_scene(predictor: Predictor, source: Path, target: Path, output_type: str, is_silent: bool) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tqdm(unit='window', desc=source.name, leave=False, file=sys.stderr, disable=is_silent) as bar:
+
+        def progress(done: int, number: int) -> None:
+            bar.total = number
+            bar.update(done - bar.n)
+
+        predictor.write(source, target, output_type, None if is_silent else progress)
+
+
 def _write_table(rows: list[list[Any]], path: Path, num_classes: int) -> None:
     head = ['file', 'class', 'score']
     for place in range(2, min(num_classes, TOP) + 1):
@@ -242,11 +272,15 @@ def predict(args: argparse.Namespace, prog: str = 'rexnet predict') -> int:
     """
     if args.tile is not None and len(args.tile) > 2:
         raise UsageError(f'--tile must be one number or two, height and width, got {len(args.tile)}.')
+    if bool(args.input) == bool(args.dataset):
+        found = f'got {args.input[0]!r} and --dataset {args.dataset}' if args.input else 'got neither'
+        raise UsageError(f'INPUT is needed, or else --dataset {" or ".join(SETS)} for built-in images, {found}.')
     process = start_process(args.device)
-    images = find_images(args.input, args.output)
+    images = find_images(args.input, args.output) if args.input else {}
     model = load_model(args.checkpoint, process.device)
     task, output = description_of(model).task, Path(args.output)
     ending, (flips, zooms) = _ending(args, task), _views(args.tta or (), task)
+    scenes = _scenes(args, images, task)
     if args.original_labels:
         description_of(model).in_files(np.zeros((1, 1), np.int64))  # before any image: labels that can be written
     predictor = Predictor(
@@ -254,14 +288,25 @@ def predict(args: argparse.Namespace, prog: str = 'rexnet predict') -> int:
         flips=flips, zooms=zooms, keep_probabilities=args.output_type == 'prob')
     if args.output_type == 'prob' and predictor.returns_classes:
         raise UsageError('--output-type prob needs logits, and this file returns classes: export it with logits.')
+    built_in = built_in_part(args, 'test', model, description_of(model)) if args.dataset else ()
+    for index in range(len(built_in)):
+        images[output / IMAGES / f'{index:03}.png'] = Path(f'{index:03}.png')
     table = output / TABLE if task == 'classification' else None
-    targets = {source: table or output / name.with_suffix(ending) for source, name in images.items()}
+    targets = {
+        source: table or output / name.with_suffix('.tif' if source in scenes else ending)
+        for source, name in images.items()}
     if not table:
         _check_names(targets)
-    _check_targets(set(targets.values()), targets, args.output, args.overwrite)
+    written = {*targets.values(), *(targets if args.dataset else ())}
+    _check_targets(written, () if args.dataset else targets, args.output, args.overwrite)
     if process.distributed:
         torch.distributed.barrier()  # no process looks for results after another has begun to write them
-    results = _predict_all(args, predictor, list(targets.items())[process.rank::process.world_size], process, prog)
+    if process.primary:
+        _write_images(built_in, list(images))
+    if process.distributed:
+        torch.distributed.barrier()  # every process reads them
+    part = list(targets.items())[process.rank::process.world_size]
+    results = _predict_all(args, predictor, part, scenes, process, prog)
     if process.distributed:
         gathered = [None] * process.world_size
         torch.distributed.all_gather_object(gathered, results)
@@ -271,16 +316,25 @@ def predict(args: argparse.Namespace, prog: str = 'rexnet predict') -> int:
         if table and rows:
             order = {str(source): place for place, source in enumerate(targets)}
             _write_table(sorted(rows, key=lambda row: order[row[0]]), table, (len(rows[0]) - 1) // 2)
-        is_png = (task, ending, args.output_type) == ('depth', '.png', 'mask')
+        is_png = (task, ending, args.output_type) == ('depth', '.png', 'mask') and len(scenes) < len(targets)
         unit = ', depth in millimetres' if is_png else ''
         print(f'{len(targets) - failed} of {len(targets)} images predicted in {args.output}{unit}')
     return 1 if failed else 0
+
+
+def _write_images(dataset: Sequence[tuple[torch.Tensor, Any]], paths: Sequence[Path]) -> None:
+    """Write the images of a built-in set, so that they can be looked at beside their results."""
+    for index in range(len(dataset)):
+        paths[index].parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(paths[index]) as part:
+            to_picture(dataset[index][0]).save(part)
 
 
 def _predict_all(
         args: argparse.Namespace,
         predictor: Predictor,
         targets: Sequence[tuple[Path, Path]],
+        scenes: Collection[Path],
         process: Process,
         prog: str,
 ) -> tuple[list[list[Any]], int]:
@@ -290,6 +344,10 @@ def _predict_all(
     for source, target in bar:
         try:
             with torch.autocast(process.device.type, enabled=args.amp):
+                if source in scenes and predictor.task != 'classification':
+                    output = 'labels' if args.original_labels else args.output_type
+                    _write_scene(predictor, source, target, output, bar.disable)
+                    continue
                 prediction = predictor(source)
             if predictor.task == 'classification':
                 rows.append([str(source), *(word for name, score in prediction.top(TOP) for word in (name, score))])

@@ -4,10 +4,13 @@ One process: rexnet train DATA --model rexnetv1_unet_1_0 --num-classes 11
 Several:     torchrun --nproc-per-node 2 -m rexnet_timm train DATA --model rexnetv1_unet_1_0 --num-classes 11
 """
 import argparse
+import itertools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -18,7 +21,7 @@ from timm.utils import CheckpointSaver, get_outdir, random_seed
 
 from ..training.engine import Precision, check_metric, fit
 from ..training.run_state import RunState, resume
-from .arguments import parse_train_args, repeatable_args, train_flags
+from .arguments import create_train_parser, parse_train_args, repeatable_args, train_args_of, train_flags
 from .build import (
     Process,
     create_model,
@@ -29,15 +32,15 @@ from .build import (
     synchronize_batch_norm,
 )
 from .kinds import kind_of
-from .parsing import report_errors
+from .parsing import Parser, report_errors
 
-__all__ = ['main', 'run']
+__all__ = ['main', 'run', 'train']
 
 _logger = logging.getLogger(__name__)
 
 
-def run(args: argparse.Namespace) -> tuple[float | None, int | None]:
-    """Train as the arguments say; returns the best metric and its epoch on the primary process."""
+def run(args: argparse.Namespace) -> str:
+    """Train as the arguments say; returns the folder of the run, in every process."""
     process = start_process(args.device)
     random_seed(args.seed, process.rank)
     if process.primary:
@@ -85,7 +88,7 @@ def run(args: argparse.Namespace) -> tuple[float | None, int | None]:
     if start_epoch >= epochs:  # no mistake: what restarts a job after a crash may restart a finished one
         if process.primary:
             _logger.info(f'Nothing to train: {start_epoch} of {epochs} epochs are done; --epochs asks for more')
-        return None, None
+        return os.path.dirname(os.path.realpath(args.resume)) if args.resume else ''
     if start_epoch > 0 and lr_scheduler is not None:
         if args.sched_on_updates:
             lr_scheduler.step_update(start_epoch * updates_per_epoch)
@@ -107,6 +110,7 @@ def run(args: argparse.Namespace) -> tuple[float | None, int | None]:
             'network': saved_network(args, num_classes, kind.without_effect),
             'description': kind.description(args, model, datasets[1]).to_dict()}
         saver = create_saver(args, record, model, optimizer, precision, task, decreasing, output_dir, state)
+    output_dir = _same_everywhere(output_dir, process)
     best_metric, best_epoch = fit(
         task, train_loader, eval_loader, optimizer, epochs, start_epoch,
         lr_scheduler=lr_scheduler, precision=precision, eval_metric=eval_metric, saver=saver,
@@ -118,7 +122,15 @@ def run(args: argparse.Namespace) -> tuple[float | None, int | None]:
         torch.distributed.barrier()  # the primary process is still writing; older releases hang if a peer is gone then
     if best_metric is not None:
         _logger.info(f'Best {eval_metric} {best_metric:.4g} in epoch {best_epoch}; checkpoints in {output_dir}')
-    return best_metric, best_epoch
+    return output_dir
+
+
+def _same_everywhere(folder: str | None, process: Process) -> str:
+    """What the primary process says."""
+    values = [folder]
+    if process.distributed:
+        torch.distributed.broadcast_object_list(values)
+    return values[0]
 
 
 def run_folder(args: argparse.Namespace) -> str:
@@ -128,8 +140,18 @@ def run_folder(args: argparse.Namespace) -> str:
         # where runs go may be repeated, as the arguments of the run do
         if not args.output or os.path.realpath(args.output) == os.path.dirname(folder):
             return folder
-    experiment = args.experiment or f'{datetime.now():%Y%m%d-%H%M%S}-{safe_model_name(args.model)}'
-    return get_outdir(args.output or os.path.join('output', 'train'), experiment)
+    root = args.output or os.path.join('output', 'train')
+    if args.experiment:
+        return get_outdir(root, args.experiment)
+    os.makedirs(root, exist_ok=True)
+    name = os.path.join(root, f'{datetime.now():%Y%m%d-%H%M%S}-{safe_model_name(args.model)}')
+    for number in itertools.count(1):
+        folder = name if number == 1 else f'{name}-{number}'
+        try:
+            os.mkdir(folder)  # which fails where a run of the same second has made it
+        except FileExistsError:
+            continue
+        return folder
 
 
 def create_saver(
@@ -175,6 +197,50 @@ def warn_of_slow_average(args: argparse.Namespace, updates: int) -> None:
             'The average of the weights, which is what is evaluated, will consist of the initial ones to %.0f %% after '
             '%d updates: add --model-ema-warmup, or lower --model-ema-decay from %g.', 100 * share, updates,
             args.model_ema_decay)
+
+
+def train(data: str | os.PathLike | None = None, **options: Any) -> str:
+    """Train as `rexnet_timm.train` says; returns the folder of the run."""
+    parser = create_train_parser()
+    try:
+        with _log_shown(parser):
+            return run(train_args_of({'data': data, **options}))
+    except (ValueError, OSError) as error:
+        if len(error.args) == 1 and isinstance(error.args[0], str):
+            error.args = (parser.without_flags(error.args[0]),)
+        raise
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+class _InPython(logging.Formatter):
+    """Messages with the names of the options as Python has them."""
+
+    def __init__(self, parser: Parser) -> None:
+        super().__init__()
+        self.parser = parser
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self.parser.without_flags(super().format(record))
+
+
+@contextmanager
+def _log_shown(parser: Parser) -> Iterator[None]:
+    """Show the log of a run where nothing else does, as in a notebook."""
+    logger = logging.getLogger(__package__.partition('.')[0])
+    if logger.hasHandlers():
+        yield
+        return
+    handler, level = logging.StreamHandler(), logger.level
+    handler.setFormatter(_InPython(parser))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def main(argv: Sequence[str] | None = None, prog: str = 'rexnet train') -> int:

@@ -5,46 +5,29 @@ Several:     torchrun --nproc-per-node 2 -m rexnet_timm validate DATA --checkpoi
 """
 import argparse
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from timm.models import safe_model_name
-from torch.utils.data import Dataset
 
-from ..data import DataDescription, Layout, SyntheticDepth, SyntheticShapes
+from ..data import DataDescription, Layout
 from ..deployment.evaluate import evaluate
-from ..deployment.load import description_of, load_model
+from ..deployment.load import HUB, description_of, load_model
 from ..deployment.results import summary_row, write_rows
-from ..deployment.samples import num_classes_of
 from .build import start_process
+from .built_in import PARTS, SETS, add_built_in, built_in_part
 from .data_options import FLAGS, LABELS, add_labels, add_layout, described
-from .parsing import Kind, Parser, UsageError, number, one_of, report_errors
+from .parsing import VIEW, Parser, UsageError, number, one_of, report_errors, views
 
 __all__ = ['main', 'run']
 
 COUNT, INDEX = number(int, at_least=1), number(int, at_least=0)
-FLIPS = ('h', 'v', 'hv')
-SETS = {'synthetic': 'segmentation', 'synthetic-depth': 'depth'}  # and the task of each
-# Parts of a built-in set: what is added to the seed, and images as a share of --synthetic-images. Training and
-# validation are those of rexnet train; the test part is seen by neither.
-PARTS = {'train': (0, 1), 'validation': (1, 8), 'val': (1, 8), 'test': (2, 8)}
 TITLES = {
     'miou': 'mIoU', 'mdice': 'Dice', 'mprecision': 'precision', 'macc': 'recall', 'pixel_acc': 'pixel accuracy',
     'mboundary_iou': 'boundary IoU', 'ece': 'calibration error', 'abs_rel': 'AbsRel', 'rmse': 'RMSE (m)',
     'delta1': 'delta < 1.25', 'delta2': 'delta < 1.25^2', 'delta3': 'delta < 1.25^3', 'top1': 'top 1', 'top5': 'top 5'}
 IN_UNITS = ('abs_rel', 'rmse')  # everything else is in percent
-
-
-def _augmentation(word: str) -> str | float:
-    if word in FLIPS:
-        return word
-    if not 0.1 <= float(word) <= 10:
-        raise ValueError(word)
-    return float(word)
-
-
-AUGMENTATION = Kind('a flip (h, v, hv) or a zoom from 0.1 to 10', _augmentation, FLIPS, 'T')
 
 
 def create_parser(prog: str = 'rexnet validate') -> Parser:
@@ -56,10 +39,7 @@ def create_parser(prog: str = 'rexnet validate') -> Parser:
     add = parser.group('data')
     add('data', nargs='?', metavar='DIR', help='folder of the data; the same as --data-dir')
     add('--data-dir', metavar='DIR', help='folder of the data; of masks also a dataset.yaml that describes it')
-    add('--dataset', kind=one_of('', *SETS), default='', help='a built-in set', unset='a folder')
-    add('--synthetic-images', kind=COUNT, default=512,
-        help='training images of a built-in set, as in training; an eighth as many for validation and for test')
-    add('--seed', kind=INDEX, default=42, help='of a built-in set, as in training')
+    add_built_in(add)
     add('--split', default='test', help='part that is measured')
     add('-b', '--batch-size', kind=COUNT, default=8, help='images of one size at once in each process')
     add('-j', '--workers', kind=INDEX, default=min(4, os.cpu_count() or 1), help='loading processes of each process')
@@ -75,14 +55,16 @@ def create_parser(prog: str = 'rexnet validate') -> Parser:
         help='side, or height and width, of a sliding window', unset='the whole image')
     add('--overlap', kind=number(float, at_least=0, below=1), default=0.25,
         help='share of a tile that the next one covers too')
-    add('--tta', kind=AUGMENTATION, nargs='+',
-        help='flips (h, v, hv) and zooms (such as 0.75 1.25) whose answers are averaged with that of the image')
+    add('--tta', kind=VIEW, nargs='+',
+        help='flips (h, v, hv, or flips for all three) and zooms (such as 0.75 1.25) whose answers are averaged with '
+             'that of the image')
     add('--scales', kind=bool, help='measure each scale of a multi-scale U-Net too')
     add = parser.group('results')
     add('--results-dir', metavar='DIR', help='folder for results.json, per_image.csv and pictures',
-        unset='validate-SPLIT in the folder of the run')
+        unset='validate-SPLIT in the folder of the run; of a file, validate-SPLIT-FILE beside it')
     add('--results-file', default='', metavar='FILE', help='file for a row of the scores, and one for each scale')
     add('--results-format', kind=one_of('csv', 'json'), help='form of it', unset='by the ending of the name, or csv')
+    add('--overwrite', kind=bool, help='replace results that exist; without it nothing runs if there are any')
     add('--worst', kind=COUNT, default=8, help='images on the sheet of the worst ones')
     return parser
 
@@ -100,10 +82,6 @@ def _check_together(args: argparse.Namespace) -> None:
         raise UsageError(f'--split of --dataset {args.dataset} must be one of {", ".join(PARTS)}, got {args.split!r}.')
     if args.tile is not None and len(args.tile) > 2:
         raise UsageError(f'--tile must be one side, or height and width, got {" ".join(map(str, args.tile))}.')
-    if args.results_file:
-        folder = os.path.dirname(os.path.abspath(args.results_file))
-        if not os.path.isdir(folder):  # before the work, which would be lost
-            raise UsageError(f'There is no folder {folder!r} for --results-file: create it first.')
 
 
 def _check_task(args: argparse.Namespace, model: Any, description: DataDescription) -> None:
@@ -120,19 +98,6 @@ def _check_task(args: argparse.Namespace, model: Any, description: DataDescripti
             'has one: leave it out.')
 
 
-def _built_in(args: argparse.Namespace, model: Any, description: DataDescription) -> Dataset:
-    """The part of a built-in set, as `rexnet train` makes it."""
-    if description.task != SETS[args.dataset]:
-        raise ValueError(
-            f'--dataset {args.dataset} is for {SETS[args.dataset]}, and the model of --checkpoint {args.checkpoint} is '
-            f'for {description.task}: pass data of that.')
-    more, share = PARTS[args.split]
-    length, seed = max(1, args.synthetic_images // share), args.seed + more
-    if description.task == 'depth':
-        return SyntheticDepth(length, tuple(description.input_size or (96, 128)), seed)
-    return SyntheticShapes(length, num_classes=min(6, num_classes_of(model, description)), seed=seed)
-
-
 def _folder(args: argparse.Namespace, description: DataDescription) -> DataDescription | str:
     """What is validated on: a folder of masks described by the options, and else as the model knows its data."""
     folder = args.data if args.data is not None else args.data_dir
@@ -144,12 +109,35 @@ def _folder(args: argparse.Namespace, description: DataDescription) -> DataDescr
 
 
 def _results_dir(args: argparse.Namespace) -> str:
-    source = args.checkpoint
-    if source.startswith('hf-hub:'):
-        folder = safe_model_name(source.removeprefix('hf-hub:'))
-    else:
-        folder = source if os.path.isdir(source) else os.path.dirname(source)
-    return args.results_dir or os.path.join(folder, f'validate-{safe_model_name(args.split)}')
+    if args.results_dir:
+        return args.results_dir
+    name, folder = f'validate-{_file_name(args.split)}', args.checkpoint
+    if folder.startswith(HUB):
+        folder = _file_name(folder.removeprefix(HUB))
+    elif not os.path.isdir(folder):  # a file beside others, each with results of its own
+        folder, file = os.path.split(folder)
+        name = f'{name}-{_file_name(file)}'
+    return os.path.join(folder, name)
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r'[^\w.-]+', '_', text)
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Refuse places where results cannot be written, before the work, which would be lost."""
+    folder = _results_dir(args)
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise UsageError(f'--results-dir must be a folder, and {folder!r} is a file: name another one.')
+    if args.results_file:
+        parent = os.path.dirname(os.path.abspath(args.results_file))
+        if not os.path.isdir(parent):
+            raise UsageError(f'There is no folder {parent!r} for --results-file: create it first.')
+        if os.path.isdir(args.results_file):
+            raise UsageError(f'--results-file must be a file, and {args.results_file!r} is a folder: name one in it.')
+        if os.path.lexists(args.results_file) and not args.overwrite:
+            raise UsageError(
+                f'{args.results_file!r} exists: pass --overwrite to replace it, or another --results-file.')
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -164,18 +152,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     model = load_model(args.checkpoint, process.device)
     description = description_of(model)
     _check_task(args, model, description)
-    data = _built_in(args, model, description) if args.dataset else _folder(args, description)
-    words = args.tta or ()
-    zooms = [word for word in words if isinstance(word, float) and word != 1]
+    _check_outputs(args)
+    data = built_in_part(args, args.split, model, description) if args.dataset else _folder(args, description)
+    flips, zooms = views(args.tta or ())
     results = evaluate(
         model, data, args.split, batch_size=args.batch_size, workers=args.workers, amp=args.amp,
         tile=None if args.tile is None else (args.tile[0], args.tile[-1]), overlap=args.overlap,
-        flips=tuple(word for word in words if isinstance(word, str)), zooms=(1., *zooms), scales=args.scales,
-        results_dir=_results_dir(args), num_worst=args.worst)
+        flips=flips, zooms=zooms, scales=args.scales, results_dir=_results_dir(args), num_worst=args.worst,
+        overwrite=args.overwrite,
+        tell=lambda results: print(table(results), flush=True))
     if process.primary:
         if args.results_file:
             write_rows(args.results_file, _rows(args, model, results), args.results_format)
-        print(table(results))
         print(f'Results in {_results_dir(args)}')
     if process.distributed:
         torch.distributed.barrier()  # the primary process is still writing; older releases hang if a peer is gone then
@@ -227,4 +215,6 @@ def main(argv: Sequence[str] | None = None, prog: str = 'rexnet validate') -> in
             if torch.distributed.is_initialized():
                 torch.distributed.destroy_process_group()
 
-    return report_errors(prog, command, {**FLAGS, 'batch_size': '--batch-size', 'flips': '--tta', 'zooms': '--tta'})
+    return report_errors(prog, command, {
+        **FLAGS, 'batch_size': '--batch-size', 'flips': '--tta', 'zooms': '--tta', 'overwrite': '--overwrite',
+        'results_dir': '--results-dir'})

@@ -65,6 +65,15 @@ class Header:
     signed: bool | None
 
 
+class TooLargeError(DatasetError):
+    """An image of more pixels than Pillow takes."""
+
+
+def max_pixels() -> int | None:
+    """Pixels of the largest picture that Pillow decodes; None where its limit is switched off."""
+    return None if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
+
+
 @contextmanager
 def _open(path: Path, kind: str) -> Iterator[Image.Image]:
     """The file with its header read. Only Pillow's calls belong inside: all that they raise names the file."""
@@ -73,8 +82,8 @@ def _open(path: Path, kind: str) -> Iterator[Image.Image]:
         with Image.open(path if isinstance(path, Path) else path.open('rb')) as image:
             yield image
     except Image.DecompressionBombError as error:
-        raise DatasetError(
-            f'Every {kind} must have at most {2 * Image.MAX_IMAGE_PIXELS} pixels: {path} has more; cut the image and '
+        raise TooLargeError(
+            f'Every {kind} must have at most {max_pixels()} pixels: {path} has more; cut the image and '
             'its mask into smaller tiles, such as 2048 x 2048.') from error
     except Exception as error:  # decoders of damaged files raise OSError, SyntaxError, struct.error, ...
         remedy = 'replace or remove the file.'
@@ -183,12 +192,13 @@ def check_image_header(path: Path, header: Header, in_chans: int) -> None:
             'by the range of its values, since cutting it off here would lose that range unseen.')
     if in_chans == 4 and header.mode != 'RGBA':
         raise DatasetError(
-            f'in_chans 4 needs RGBA images: {path} has mode {header.mode}; pass in_chans=3, '
-            'or store the fourth channel as alpha.')
+            f'in_chans 4 needs RGBA images: {path} has mode {header.mode}; store the fourth channel as alpha, or pass '
+            'in_chans=3 to train a model for such images.')
     if in_chans == 4 and header.associated_alpha:
         raise DatasetError(
             f'in_chans 4 needs four independent channels: the colours in {path} are stored multiplied by the fourth '
-            '(associated alpha); pass in_chans=3, or store the fourth channel as unassociated alpha.')
+            '(associated alpha); store the fourth channel as unassociated alpha, or pass in_chans=3 to train a model '
+            'without it.')
 
 
 def convert(image: Image.Image, in_chans: int) -> Image.Image:

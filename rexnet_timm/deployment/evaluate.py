@@ -14,7 +14,7 @@ from ..data.loader import EvaluationBatches
 from ..training.engine import evaluate as evaluate_task
 from .load import description_of
 from .pictures import worst_sheet
-from .results import write_results
+from .results import EXAMPLE, FILES, write_results
 from .runners import FINEST, RUNNERS, Runner, Size
 from .samples import Samples, samples_of
 from .scores import Scores
@@ -37,6 +37,8 @@ def evaluate(
         scales: bool = False,
         results_dir: str | os.PathLike | None = None,
         num_worst: int = 8,
+        overwrite: bool = True,
+        tell: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Validate a model by the metrics of its task.
 
@@ -62,9 +64,11 @@ def evaluate(
         flips: Of 'h', 'v', 'hv': mirrored images whose probabilities are averaged with those of the image.
         zooms: Factors at which the image is run.
         scales: Whether each scale of a multi-scale U-Net is measured too, enlarged to the image's size.
-        results_dir: Folder for results.json, per_image.csv, confusion.png (where there are classes) and worst.png;
-            None writes nothing.
+        results_dir: Folder for results.json, per_image.csv, confusion.png (where there are classes), worst.png and
+            example.png, the image of the median score. None writes nothing.
         num_worst: Images on worst.png.
+        overwrite: Whether files of these names may be replaced.
+        tell: Called in the first process with the results before they are written, so that a full disk loses nothing.
 
     Returns:
         'task', 'split', 'images', 'class_names' (where there are classes), the scores (`SegmentationScores.summary`,
@@ -72,8 +76,9 @@ def evaluate(
         data set, and with `scales` 'scales': {scale: the scores of it}.
 
     Raises:
-        ValueError: Data of another task or of other classes, options that the task does not have, or nothing that
-            counts; a DatasetError names the file.
+        OSError: A file of the results cannot be written.
+        ValueError: Data of another task or of other classes, options that the task does not have, nothing that
+            counts, or results that exist and may not be replaced; a DatasetError names the file.
     """
     if isinstance(model, TrainingTask):
         return evaluate_task(model, data)
@@ -88,6 +93,8 @@ def evaluate(
     if scales and (not hasattr(model, 'forward_scales') or len(model.scales) < 2):
         raise ValueError('scales needs a multi-scale U-Net with several scales, and the model has one: leave it out.')
     samples = samples_of(model, description, data, split)
+    if results_dir is not None and not overwrite:
+        _check_new(results_dir)
     options = dict(tile=tile, overlap=overlap, flips=tuple(flips), zooms=tuple(zooms)) if uses_infer else None
     keys = (FINEST, *(model.scales if scales else ()))
     runner = RUNNERS[description.task](model.eval(), samples.description, amp, keys, options)
@@ -105,11 +112,17 @@ def evaluate(
             **scores[FINEST].summary(), 'per_image': scores[FINEST].per_image()}
         if scales:
             results['scales'] = {scale: scores[scale].summary() for scale in model.scales}
-        if results_dir is not None and _rank() == 0:
-            worst = [_worst_row(runner, samples, index, scores[FINEST]) for index in scores[FINEST].worst(num_worst)]
-            sheet = worst_sheet(runner.titles, worst, *runner.legend()) if worst else None
-            write_results(results_dir, results, sheet)
+        if _rank() == 0 and tell is not None:
+            tell(results)
+        if _rank() == 0 and results_dir is not None:
+            write_results(results_dir, results, _pictures(runner, samples, scores[FINEST], num_worst))
     return results
+
+
+def _check_new(folder: str | os.PathLike) -> None:
+    there = [path for path in (os.path.join(folder, name) for name in FILES) if os.path.lexists(path)]
+    if there:
+        raise ValueError(f'{there[0]!r} exists: pass overwrite to replace it, or another results_dir.')
 
 
 def _rank() -> int:
@@ -135,7 +148,22 @@ def _batches(
         yield from of_size.values()
 
 
-def _worst_row(runner: Runner, samples: Samples, index: int, scores: Scores) -> tuple[str, list[Image.Image]]:
-    _, output = next((target, outputs[FINEST]) for _, target, outputs in runner.run([samples[index]]))
-    image, target = samples.dataset[index]
-    return runner.caption(scores.rows[index]), runner.tiles(image, target, output)
+def _pictures(runner: Runner, samples: Samples, scores: Scores, num_worst: int) -> dict[str, Image.Image]:
+    """The sheet of the worst images, and the example, by the names of their files."""
+    order = scores.worst(len(samples))
+    if not order:
+        return {}
+
+    def tiles(index: int, draw: Callable[..., list[Image.Image]]) -> list[Image.Image]:
+        _, output = next((target, outputs[FINEST]) for _, target, outputs in runner.run([samples[index]]))
+        return draw(*samples.dataset[index], output)
+
+    rows = [(runner.caption(scores.rows[index]), tiles(index, runner.tiles)) for index in order[:num_worst]]
+    pictures = {'worst.png': worst_sheet(runner.titles, rows, *runner.legend())}
+    if runner.example_titles:
+        median = order[len(order) // 2]
+        # it may be shown to others, whom the name of the file does not concern
+        caption = runner.caption({**scores.rows[median], 'image': 'the image of the median score'})
+        pictures[EXAMPLE] = worst_sheet(
+            runner.example_titles, [(caption, tiles(median, runner.example))], *runner.legend(), width=320)
+    return pictures

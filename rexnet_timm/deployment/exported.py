@@ -30,7 +30,8 @@ METADATA = (
     'takes_uint8', 'output', 'num_classes', 'size')
 PACKAGES = {
     'onnx': ('onnxruntime',), 'openvino': ('openvino',),
-    'write onnx': ('onnx', 'onnxscript', 'onnxruntime'), 'write openvino': ('onnx', 'onnxscript', 'openvino')}
+    'write onnx': ('onnx', 'onnxscript', 'onnxruntime'), 'write openvino': ('onnx', 'onnxscript', 'openvino'),
+    'int8 onnx': ('onnxruntime.quantization',), 'int8 openvino': ('nncf',)}
 SMALLEST = 32
 
 Run = Callable[[torch.Tensor], torch.Tensor]

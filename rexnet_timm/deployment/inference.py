@@ -1,12 +1,17 @@
 """Dense networks on images of any size: padding, tiles, mirrored and zoomed copies, and the mean over all of them.
 
 Tiles are windows whose results are blended with Gaussian weights. The weights of all windows add up to one at every
-pixel, so results are only added. Rows are final as soon as no later window reaches them, so at most one row of windows
-is kept in memory (:func:`infer_bands`).
+pixel, so results are only added. A part of a window is final as soon as no later window reaches it; in memory are one
+window and, of the row of windows before it, the rows that the next one shares (:func:`infer_pieces`).
 """
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +20,15 @@ from ..data.description import DataDescription
 from ..grid import enlarge
 
 __all__ = [
-    'check_views', 'class_probabilities', 'class_votes', 'disparities', 'infer', 'infer_bands', 'normalize',
-    'only_size', 'windows']
+    'Piece', 'Source', 'check_views', 'class_probabilities', 'class_votes', 'count_windows', 'disparities', 'infer',
+    'infer_pieces', 'normalize', 'only_size', 'read_ahead', 'windows']
 
 FLIPS = {'h': (-1,), 'v': (-2,), 'hv': (-2, -1)}
 MIN_SIZE = 32  # height and width that every network takes
 _LARGEST_CELL = 32  # windows begin on the grid of the coarsest features, as far as their size allows
+AHEAD = 4  # windows that are read while the network runs; the first ones of a row take the longest
+
+Span = tuple[int, int]  # begin and end along one side
 
 
 def infer(
@@ -52,8 +60,13 @@ def infer(
     Raises:
         ValueError: An argument out of range, or a network that does not return logits of the size of its input.
     """
-    bands = infer_bands(network, images, tile=tile, overlap=overlap, flips=flips, zooms=zooms)
-    return torch.cat(list(bands), dim=-2)
+    result = None
+    for piece in infer_pieces(network, images, tile=tile, overlap=overlap, flips=flips, zooms=zooms):
+        if result is None:
+            result = piece.maps.new_empty((*piece.maps.shape[:2], *images.shape[-2:]))
+        rows, columns = piece.maps.shape[-2:]
+        result[..., piece.top:piece.top + rows, piece.left:piece.left + columns] = piece.maps
+    return result
 
 
 def class_probabilities(logits: Any, size: tuple[int, int]) -> torch.Tensor:
@@ -180,54 +193,159 @@ def check_views(
     return tile
 
 
+class Source(Protocol):
+    """An image that is read by windows; `data.geo.Scene` is one."""
+
+    size: tuple[int, int]  # height and width
+
+    def read(self, rows: Span, columns: Span) -> Any:
+        """The part from the first to before the second of `rows` and `columns`, in any form that `prepare` takes."""
+
+
+@dataclass(frozen=True)
+class _InMemory:
+    """A batch of images (N, channels, H, W) as a source."""
+    images: torch.Tensor
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return tuple(self.images.shape[-2:])
+
+    def read(self, rows: Span, columns: Span) -> torch.Tensor:
+        return self.images[..., slice(*rows), slice(*columns)]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of the result that is final.
+
+    Attributes:
+        top: Its first row in the image.
+        left: Its first column.
+        maps: float32 (N, K, rows, columns).
+        window: What was read of the image, of at least that size, whose first row and column are those of the piece.
+    """
+    top: int
+    left: int
+    maps: torch.Tensor
+    window: Any
+
+
+def read_ahead(read: Callable[[Span, Span], Any], places: Iterable[tuple[Span, Span]]) -> Iterator[Any]:
+    """What `read` returns for each place, in order; while one is used, a thread reads up to `AHEAD` of the next.
+
+    An error of `read` is raised where its place comes. When the iterator is closed, the thread has ended.
+    """
+    with ThreadPoolExecutor(1) as reader:
+        waiting = deque()
+        try:
+            for place in places:
+                waiting.append(reader.submit(read, *place))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _spans(
+        size: tuple[int, int], network: Any, tile: tuple[int, int] | None, overlap: float,
+) -> tuple[list[Span], list[Span]]:
+    """Rows and columns of the windows of an image of a size."""
+    fixed = only_size(network) is not None
+    rows, columns = (
+        windows(length, side, overlap, fixed) for length, side in zip(size, tile or size, strict=True))
+    return rows, columns
+
+
+def count_windows(
+        size: tuple[int, int], network: Any, tile: int | tuple[int, int] | None = None, overlap: float = 0.25) -> int:
+    """How many windows `infer` takes of an image of a size (height and width); see there for the rest."""
+    rows, columns = _spans(size, network, check_views(tile, overlap, (), (1.,)), overlap)
+    return len(rows) * len(columns)
+
+
 @torch.no_grad()
-def infer_bands(
+def infer_pieces(
         network: Callable[[torch.Tensor], Any],
-        images: torch.Tensor,
+        images: torch.Tensor | Source,
         maps: Callable[[Any, tuple[int, int]], torch.Tensor] = class_probabilities,
-        prepare: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        prepare: Callable[[Any], torch.Tensor] | None = None,
         *,
         tile: int | tuple[int, int] | None = None,
         overlap: float = 0.25,
         flips: Sequence[str] = (),
         zooms: Sequence[float] = (1.,),
-) -> Iterator[torch.Tensor]:
-    """What `infer` returns, from top to bottom in parts of whole rows; no more than one row of windows is kept.
+) -> Iterator[Piece]:
+    """What `infer` returns, in parts, each as soon as it is final: one for each window, row after row.
+
+    The memory that it takes does not depend on the height of the image, and of its width only the rows that two rows
+    of windows share are kept: 4 bytes for each of their pixels and each of the K maps.
 
     Args:
         network: As for `infer`.
-        images: (N, channels, H, W); only windows of them are given to `prepare`.
+        images: (N, channels, H, W), or a source, whose next windows are read by a thread while the network runs.
         maps: From the network's output and the size (H, W) of its input to the maps (N, K, H, W) whose mean is taken.
         prepare: From a window of the images to what the network takes, such as `normalize`; None for no change.
         tile: As for `infer`, as are the rest.
 
     Yields:
-        float32 (N, K, rows, W); the rows of all parts add up to H.
+        Pieces that cover every pixel once. Whoever stops before the last one closes the iterator.
     """
     tile = check_views(tile, overlap, flips, zooms)
-    height, width = images.shape[-2:]
-    fixed = only_size(network) is not None
-    rows = windows(height, tile[0] if tile else height, overlap, fixed)
-    columns = windows(width, tile[1] if tile else width, overlap, fixed)
-    row_weights, column_weights = _weights(rows), _weights(columns)
-    unfinished = None  # rows to which the next row of windows adds
-    for index, (top, bottom) in enumerate(rows):
-        band = None
-        for (left, right), weights in zip(columns, column_weights, strict=True):
-            window = images[..., top:bottom, left:right]
-            part = _mean_of_views(network, window if prepare is None else prepare(window), maps, flips, zooms)
-            if len(rows) == len(columns) == 1:
-                yield part
-                return
-            if band is None:
-                band = part.new_zeros((*part.shape[:2], bottom - top, width))
-            weights = (row_weights[index][:, None] * weights).to(part.device)
-            band[..., left:right] += part * weights
-        if unfinished is not None:
-            band[..., :unfinished.shape[-2], :] += unfinished
-        finished = rows[index + 1][0] - top if index + 1 < len(rows) else bottom - top
-        unfinished = band[..., finished:, :].clone()  # a view would keep the whole band
-        yield band[..., :finished, :]
+    is_tensor = isinstance(images, torch.Tensor)
+    source = _InMemory(images) if is_tensor else images
+    rows, columns = _spans(source.size, network, tile, overlap)
+    places = [(row, column) for row in rows for column in columns]
+    read = (source.read(*place) for place in places) if is_tensor else read_ahead(source.read, places)
+    blend = _Blend(rows, columns)
+    with closing(read):
+        for number, window in enumerate(read):
+            prepared = window if prepare is None else prepare(window)
+            part = _mean_of_views(network, prepared, maps, flips, zooms)
+            yield Piece(*blend.add(*divmod(number, len(columns)), part), window)
+
+
+class _Blend:
+    """The sum of weighted windows, which come row after row.
+
+    Args:
+        rows: Begin and end of each row of windows.
+        columns: Begin and end of each column.
+    """
+
+    def __init__(self, rows: Sequence[Span], columns: Sequence[Span]) -> None:
+        self.rows, self.columns = rows, columns
+        self.row_weights, self.column_weights = _weights(rows), _weights(columns)
+        self.beside = None  # of the window before: the columns that this one shares
+        self.above = None  # of the row of windows before: the rows that this one shares, over the whole width
+
+    def add(self, row: int, column: int, part: torch.Tensor) -> tuple[int, int, torch.Tensor]:
+        """Top, left and values of what is final after the window of a row and column, whose maps are (N, K, h, w)."""
+        (top, bottom), left = self.rows[row], self.columns[column][0]
+        final_rows, final_columns = _before_next(self.rows, row), _before_next(self.columns, column)
+        part = part * (self.row_weights[row][:, None] * self.column_weights[column]).to(part.device)
+        if column > 0:
+            part[..., :self.beside.shape[-1]] += self.beside
+        self.beside = part[..., final_columns:].clone()  # a view would keep the whole window
+        part, place = part[..., :final_columns], slice(left, left + final_columns)
+        if row > 0:
+            shared = self.rows[row - 1][1] - top
+            part[..., :shared, :] += self.above[..., :shared, place]
+        if row + 1 < len(self.rows):
+            if self.above is None:
+                height = max(end - begin for (_, end), (begin, _) in pairwise(self.rows))
+                self.above = part.new_empty((*part.shape[:2], height, self.columns[-1][1]))
+            self.above[..., :bottom - top - final_rows, place] = part[..., final_rows:, :]
+        return top, left, part[..., :final_rows, :]
+
+
+def _before_next(spans: Sequence[Span], index: int) -> int:
+    """How much of a window no later one reaches."""
+    begin, end = spans[index]
+    return (spans[index + 1][0] if index + 1 < len(spans) else end) - begin
 
 
 def _mean_of_views(

@@ -1,8 +1,10 @@
 """Trained models, rebuilt from what a run or a saved folder holds."""
+import io
 import json
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -18,13 +20,13 @@ from ..models.depth import ReXDepth
 from ..models.factory import create_network, network_of
 from ..models.weights import load_weights
 
-__all__ = ['describe', 'description_of', 'load_model']
+__all__ = ['HUB', 'SAVED', 'describe', 'description_of', 'load_model']
 
 _logger = logging.getLogger(__name__)
 
 CHECKPOINTS = ('model_best.pth.tar', 'last.pth.tar')  # of a run's folder, the best first
 HUB = 'hf-hub:'
-_SAVED = '_description'  # SMP leaves out names with an underscore when it builds from its configuration
+SAVED = '_description'  # SMP leaves out names with an underscore when it builds from its configuration
 
 
 def load_model(source: str | os.PathLike, device: str | torch.device = 'cpu') -> nn.Module:
@@ -76,7 +78,7 @@ def describe(model: nn.Module, description: DataDescription) -> nn.Module:
         'mean': list(description.mean), 'std': list(description.std), 'value_range': list(description.value_range),
         'in_chans': description.in_chans}
     if isinstance(model, smp.base.SegmentationModel):
-        model.config[_SAVED] = description.to_dict()
+        model.config[SAVED] = description.to_dict()
     return model
 
 
@@ -157,12 +159,13 @@ def _from_folder(folder: str, name: str) -> nn.Module:
         with open(path, encoding='utf-8') as file:
             config = json.load(file)
         if '_model_class' in config:
-            model = smp.from_pretrained(folder)
+            with redirect_stdout(io.StringIO()):  # on which the Hub's client tells where the weights come from
+                model = smp.from_pretrained(folder)
         elif 'architecture' in config:
             model = timm.create_model(f'local-dir:{folder}', pretrained=True)
         else:
             raise ValueError('it names no model')
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f'{name!r} cannot be loaded by its config.json: {first_lines(error, 1)}') from error
-    saved = config.get(_SAVED)
+    saved = config.get(SAVED)
     return describe(model, DataDescription.from_dict(saved) if saved else _default_description(model)).eval()

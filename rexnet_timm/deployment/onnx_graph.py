@@ -8,7 +8,7 @@ import torch
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ['cut_by_slices', 'onnx_model']
+__all__ = ['cut_by_slices', 'onnx_model', 'pool_by_name']
 
 
 def onnx_model(
@@ -32,6 +32,7 @@ def onnx_model(
     for value in model.graph.value_info:
         del value.metadata_props[:]
     cut_by_slices(model.graph)
+    pool_by_name(model.graph)
     helper.set_model_props(model, dict(metadata))
     return model
 
@@ -94,6 +95,26 @@ def cut_by_slices(graph: 'onnx.GraphProto') -> None:
         for index in reversed(range(len(values))):
             if values[index].name not in there:
                 del values[index]
+
+
+def pool_by_name(graph: 'onnx.GraphProto') -> None:
+    """Make GlobalAveragePool of means over the height and width of maps, in place: onnxruntime has it in int8."""
+    from onnx import numpy_helper
+
+    constants = {value.name: value for value in graph.initializer}
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in graph.value_info}
+    for node in graph.node:
+        if node.op_type != 'ReduceMean' or len(node.input) != 2 or ranks.get(node.input[0]) != 4:
+            continue
+        axes = constants.get(node.input[1])
+        keeps = all(attribute.i == 1 for attribute in node.attribute if attribute.name == 'keepdims')
+        if axes is not None and keeps and sorted(numpy_helper.to_array(axes) % 4) == [2, 3]:
+            node.op_type = 'GlobalAveragePool'
+            del node.input[1:], node.attribute[:]
+    used = {name for node in graph.node for name in node.input}
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name not in used:
+            del graph.initializer[index]
 
 
 def _value(tensor: 'onnx.TensorProto | None') -> float | None:

@@ -1,5 +1,5 @@
 """An exported file beside its network: the same images, the same values."""
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from ..data.description import DataDescription
 from .exported import ExportedNetwork
 
-__all__ = ['Comparison', 'compare', 'example_images']
+__all__ = ['Comparison', 'agreement', 'compare', 'example_images']
 
 COMPARED = ((1, 64, 96), (2, 97, 65), (1, 160, 160))  # number, height and width
 TOLERANCE = 1e-3  # of the deviation of the output
@@ -85,6 +85,25 @@ def compare(
                 f'{shape[2]}, with another class at {comparison.unequal} of {comparison.pixels} clear pixels. It is '
                 'not kept: export another format, or without half.')
     return comparisons
+
+
+@torch.no_grad()
+def agreement(
+        network: ExportedNetwork, reference: Callable[[torch.Tensor], torch.Tensor], batches: Iterable[torch.Tensor],
+) -> float:
+    """Share of pixels, or of a classifier's images, with the same class in an exported file and in its network.
+
+    Args:
+        network: The file, which returns logits or classes.
+        reference: From the same images to logits.
+        batches: Images as the file takes them.
+    """
+    equal = number = 0
+    for images in batches:
+        found = network(images)
+        same = _classes(reference(images))[0] == (found if network.returns_classes else _classes(found)[0])
+        equal, number = equal + int(same.sum()), number + same.numel()
+    return equal / number
 
 
 def _compare_outputs(

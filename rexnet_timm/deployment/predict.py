@@ -1,7 +1,9 @@
 """Predictions of single images: any image in, and a mask, depth or scores of it out."""
 import csv
 import os
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,8 +18,10 @@ from timm.data import create_transform
 from torchvision.transforms.v2 import functional as F
 
 from ..data.description import DataDescription
-from ..data.images import IMAGE_MODES, convert, read_image, upright
+from ..data.geo import Scene, Window, is_scene
+from ..data.images import IMAGE_MODES, TooLargeError, convert, max_pixels, read_image, upright
 from ..disparity import disparity_to_depth
+from ..errors import DatasetError
 from ..files import atomic_path
 from .inference import (
     FLIPS,
@@ -25,16 +29,19 @@ from .inference import (
     class_probabilities,
     class_votes,
     disparities,
-    infer_bands,
+    infer_pieces,
     normalize,
     only_size,
 )
 from .load import description_of
+from .scenes import write_scene
 
 __all__ = ['Prediction', 'Predictor', 'predict', 'read_any']
 
 MAX_COLORS = 1024  # of `palette`
 MILLIMETRES = 1000
+TILE = 512  # of images that are too large to be run whole, and that ask for no other
+MAX_WHOLE = 4096 * 4096  # pixels
 DEPTH_RANGE = (0.1, 100.)  # metres, of `disparity_to_depth`, where the model does not say
 # From far to near, as even steps of brightness
 _DEPTH_COLORS = np.array(
@@ -75,11 +82,12 @@ class Prediction:
         order = np.argsort(-self.scores, kind='stable')[:number]
         return [(self.class_name(int(index)), float(self.scores[index])) for index in order]
 
-    def overlay(self, alpha: float = 0.5) -> Image.Image:
+    def overlay(self, alpha: float = 0.5, classes: Collection[int] | None = None) -> Image.Image:
         """The image, painted over with the colours of its classes, or of its depth, near ones light.
 
         Args:
             alpha: Share of the colours, 0 (only the image) to 1 (only colours).
+            classes: The classes that are painted; None paints all.
 
         Returns:
             RGB picture of the size of the image.
@@ -93,12 +101,21 @@ class Prediction:
             colors = _paint_depth(self.depth)
         else:
             raise ValueError('overlay needs a mask or depth, and a classifier gives neither: take scores or top().')
+        picture = self.picture()
+        painted = Image.blend(picture, Image.fromarray(colors), alpha)
+        if classes is None or self.mask is None:
+            return painted
+        return Image.composite(painted, picture, Image.fromarray(np.isin(self.mask, list(classes))))
+
+    def picture(self) -> Image.Image:
+        """The image in RGB: its first three channels, or its first as grey where it has no three."""
         image = self.image if self.image.shape[0] in (3, 4) else self.image[:1].expand(3, -1, -1)
-        picture = Image.fromarray(image[:3].permute(1, 2, 0).contiguous().numpy())
-        return Image.blend(picture, Image.fromarray(colors), alpha)
+        return Image.fromarray(image[:3].permute(1, 2, 0).contiguous().numpy())
 
     def save(self, path: str | os.PathLike, original_labels: bool = False) -> None:
         """Write the prediction, whole or not at all, in the format that the ending of the name tells.
+
+        None of them tells where on the earth the image lies: `Predictor.write` gives a TIFF that does.
 
         * Segmentation: `.png` has the classes as an index image with their colours, of 8 bits, or of 16 bits and
           without colours above 256 classes; `.npy` has the probabilities, float32 (K, H, W).
@@ -120,9 +137,10 @@ class Prediction:
             'segmentation': ('.png', '.npy'), 'depth': ('.png', '.tif', '.tiff', '.npy'),
             'classification': ('.csv', '.npy')}[self.description.task]
         if ending not in endings:
+            by_windows = '; Predictor.write makes a GeoTIFF of a GeoTIFF' if ending in ('.tif', '.tiff') else ''
             raise ValueError(
                 f'A prediction of {self.description.task} is written to a file that ends in {", ".join(endings)}, got '
-                f'{os.fspath(path)!r}.')
+                f'{os.fspath(path)!r}{by_windows}.')
         if ending == '.npy':
             values = next((x for x in (self.probabilities, self.depth, self.scores) if x is not None), None)
             if values is None:
@@ -181,14 +199,14 @@ class Predictor:
     Args:
         model: A network of `load_model`, or any other of which `description_of` finds what it needs. It is set to
             evaluation mode.
-        tile: Height and width of the largest window that is run at once, or one number for both; None runs the whole
-            image. Not for classification.
+        tile: Height and width of the largest window that is run at once, or one number for both. None runs the whole
+            image, and 512 where it has more than 4096 x 4096 pixels or is read by windows. Not for classification.
         overlap: Share of a window that it has in common with the next.
         flips: Mirrored copies whose mean is taken with the image: 'h', 'v', 'hv'; for depth only 'h'.
         zooms: Factors of the size at which masks are predicted, of which the mean is taken.
         device: Device to move the model to; None leaves it where it is.
         keep_probabilities: Whether predictions have the probabilities of masks, which take four bytes a pixel and
-            class. Without them, huge images need little more memory than one row of tiles.
+            class. Without them, huge images need little more memory than for themselves and their mask.
 
     Raises:
         ValueError: An argument out of range, or one that the model's task does not have.
@@ -240,7 +258,7 @@ class Predictor:
                 interpolation=self.description.interpolation, crop_pct=self.description.crop_pct)
 
     def __call__(self, image: str | os.PathLike | Image.Image | np.ndarray | torch.Tensor) -> Prediction:
-        """Predict one image.
+        """Predict one image, in memory. Pixels of a file that have no data are predicted like the others; see `write`.
 
         Args:
             image: A path, a PIL image, uint8 array (H, W) or (H, W, channels), or uint8 tensor (channels, H, W); see
@@ -251,34 +269,110 @@ class Predictor:
             ValueError: An image that the model does not take.
         """
         image = read_any(image, self.description.in_chans)
-        return getattr(self, f'_{self.task}')(image)
+        return self._classification(image) if self.task == 'classification' else self._dense(image)
 
-    def _prepare(self, images: torch.Tensor) -> torch.Tensor:
-        images = images.to(self.device)
+    def write(
+            self,
+            source: str | os.PathLike,
+            target: str | os.PathLike,
+            output: str = 'mask',
+            progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Predict a TIFF file of any size by windows, into a TIFF file that lies where it lies on the earth.
+
+        Neither of the two is ever in memory as a whole: beyond the model it takes what one window and one row of
+        overlaps take. CRS, transform, ground control points and RPCs are kept. Pixels without data in the source (its
+        nodata value, mask or alpha band) have none in the result. They are given to the network as they are stored.
+
+        * 'mask' of classes: one band of uint8, above 256 classes of uint16, with the colours of the classes as its
+          palette and their names as its tags; without data it is the ignored label, or the largest value of the type
+          where that is a class or does not fit.
+        * 'labels': the same with the labels, or RGB colours, that the masks of the training data had; without data the
+          ignored label of these, or the largest that is no other, or alpha of 0.
+        * 'mask' of depth: one band of float32, in metres; NaN without data.
+        * 'prob': one float32 band for each class, with its name; NaN without data.
+        * 'overlay' of classes: RGB, and alpha of 0 without data where the source may lack it.
+
+        Args:
+            source: A TIFF, with or without a georeference; see `data.geo.Scene` for what is read.
+            target: Ends in .tif or .tiff. It is written whole or not at all, and replaces a file of that name.
+            output: What is written: 'mask', 'labels', 'prob' or 'overlay'.
+            progress: Called after each window with the number of those that are done, and of all.
+
+        Raises:
+            DatasetError: A source that cannot be used.
+            FileNotFoundError: No such source, or no folder for the target.
+            OSError: A target that cannot be written whole.
+            ValueError: Another ending, an output that the model does not have, or no rasterio, the extra [geo].
+        """
+        write_scene(self, source, target, output, progress)
+
+    def pieces(
+            self, image: torch.Tensor | Scene, keep_probabilities: bool,
+    ) -> Iterator[tuple[int, int, Prediction, np.ndarray | None]]:
+        """Predictions of the parts of an image, row after row, as soon as each is final. Not for classification.
+
+        Args:
+            image: uint8 (in_chans, H, W), or an open scene.
+            keep_probabilities: Whether they have the probabilities of masks.
+
+        Yields:
+            Top, left, prediction, and of a scene bool (rows, columns), False where there is no data, None for nowhere.
+        """
+        source = image if isinstance(image, Scene) else image[None]
+        with closing(infer_pieces(self.model, source, self._maps(), self._prepare, **self.views_of(image))) as pieces:
+            for piece in pieces:
+                rows, columns = piece.maps.shape[-2:]
+                pixels, known = piece.window if isinstance(piece.window, Window) else (piece.window[0], None)
+                known = None if known is None else known[:rows, :columns]
+                prediction = self._prediction(pixels[:, :rows, :columns], piece.maps[0], keep_probabilities)
+                yield piece.top, piece.left, prediction, known
+
+    def views_of(self, image: torch.Tensor | Scene) -> dict[str, Any]:
+        """The options of `infer_pieces` for an image, as `pieces` takes it."""
+        tile = self.views['tile']
+        if tile is None and (isinstance(image, Scene) or image.shape[-2] * image.shape[-1] > MAX_WHOLE):
+            tile = TILE
+        return {**self.views, 'tile': tile}
+
+    def _prepare(self, images: torch.Tensor | Window) -> torch.Tensor:
+        images = (images.pixels[None] if isinstance(images, Window) else images).to(self.device)
         return images if getattr(self.model, 'takes_uint8', False) else normalize(images, self.description)
 
-    def _segmentation(self, image: torch.Tensor) -> Prediction:
-        masks, probabilities, maps = [], [], class_probabilities
-        if self.returns_classes:
-            maps = partial(class_votes, num_classes=max(2, self.model.num_classes))
-        keep = self.keep_probabilities and not self.returns_classes
-        for band in infer_bands(self.model, image[None], maps, self._prepare, **self.views):
-            classes = band.shape[1]
-            dtype = np.uint8 if classes <= 2 ** 8 else np.uint16 if classes <= 2 ** 16 else np.int64
-            masks.append(band[0].argmax(0).cpu().numpy().astype(dtype))
-            if keep:
-                probabilities.append(band[0].cpu().numpy())
-        return Prediction(
-            image, self.description, classes, mask=np.concatenate(masks),
-            probabilities=np.concatenate(probabilities, axis=1) if probabilities else None)
+    def _maps(self) -> Callable[[Any, tuple[int, int]], torch.Tensor]:
+        """What makes maps of the network's output."""
+        if self.task == 'depth':
+            return disparities
+        return partial(class_votes, num_classes=max(2, self.model.num_classes)) if self.returns_classes \
+            else class_probabilities
 
-    def _depth(self, image: torch.Tensor) -> Prediction:
-        bands = infer_bands(self.model, image[None], disparities, self._prepare, **self.views)
-        disparity = torch.cat([band[0, 0].cpu() for band in bands])
-        nearest, farthest = (
-            default if value is None else value for value, default in
-            zip((self.description.min_depth, self.description.max_depth), DEPTH_RANGE, strict=True))
-        return Prediction(image, self.description, depth=disparity_to_depth(disparity, nearest, farthest).numpy())
+    def _prediction(self, image: torch.Tensor, maps: torch.Tensor, keep_probabilities: bool) -> Prediction:
+        """Of an image (channels, h, w) and its maps (K, h, w), on any device."""
+        if self.task == 'depth':
+            nearest, farthest = (
+                default if value is None else value for value, default in
+                zip((self.description.min_depth, self.description.max_depth), DEPTH_RANGE, strict=True))
+            depth = disparity_to_depth(maps[0].cpu(), nearest, farthest).numpy()
+            return Prediction(image, self.description, depth=depth)
+        classes = len(maps)
+        dtype = np.uint8 if classes <= 2 ** 8 else np.uint16 if classes <= 2 ** 16 else np.int64
+        keep = keep_probabilities and not self.returns_classes
+        return Prediction(
+            image, self.description, classes, mask=maps.argmax(0).cpu().numpy().astype(dtype),
+            probabilities=maps.cpu().numpy() if keep else None)
+
+    def _dense(self, image: torch.Tensor) -> Prediction:
+        whole: dict[str, np.ndarray] = {}
+        for top, left, part, _ in self.pieces(image, self.keep_probabilities):
+            for name in ('mask', 'probabilities', 'depth'):
+                values = getattr(part, name)
+                if values is None:
+                    continue
+                if name not in whole:
+                    whole[name] = np.empty((*values.shape[:-2], *image.shape[-2:]), values.dtype)
+                rows, columns = values.shape[-2:]
+                whole[name][..., top:top + rows, left:left + columns] = values
+        return Prediction(image, self.description, part.num_classes, **whole)
 
     @torch.no_grad()
     def _classification(self, image: torch.Tensor) -> Prediction:
@@ -299,7 +393,8 @@ def predict(model: nn.Module, image: str | os.PathLike | Image.Image | np.ndarra
 def read_any(image: str | os.PathLike | Image.Image | np.ndarray | torch.Tensor, in_chans: int) -> torch.Tensor:
     """An image in any form as a uint8 tensor (in_chans, H, W) on the CPU, as displayed.
 
-    Grey becomes RGB and the other way round, and alpha is left out, as `data.images.read_image` does for files.
+    Grey becomes RGB and the other way round, and alpha is left out, as `data.images.read_image` does for files. Files
+    with a georeference are read as `data.geo.Scene` says.
 
     Args:
         image: A path; a PIL image, whose EXIF orientation is applied; an array (H, W) or (H, W, channels); or a tensor
@@ -311,11 +406,7 @@ def read_any(image: str | os.PathLike | Image.Image | np.ndarray | torch.Tensor,
         ValueError: Another dtype or shape, or channels that cannot be converted.
     """
     if isinstance(image, (str, os.PathLike)):
-        if in_chans not in IMAGE_MODES:
-            raise ValueError(
-                f'Image files have 1, 3 or 4 channels, and the model takes {in_chans}: pass an array '
-                f'(H, W, {in_chans}).')
-        return read_image(Path(image), in_chans).as_subclass(torch.Tensor)
+        return _read_file(Path(image), in_chans)
     if isinstance(image, Image.Image):
         return _from_pil(upright(image), in_chans)
     if isinstance(image, np.ndarray):
@@ -333,6 +424,29 @@ def read_any(image: str | os.PathLike | Image.Image | np.ndarray | torch.Tensor,
     if pixels.shape[0] not in IMAGE_MODES or in_chans not in IMAGE_MODES:
         raise ValueError(f'The model takes {in_chans} channels, got an image with {pixels.shape[0]}.')
     return _from_pil(F.to_pil_image(pixels), in_chans)
+
+
+def _read_file(path: Path, in_chans: int) -> torch.Tensor:
+    if is_scene(path):
+        with Scene(path, in_chans) as scene:
+            height, width = scene.size
+            limit = max_pixels()
+            if limit is not None and height * width > limit:
+                raise ValueError(
+                    f'An image in memory has at most {limit} pixels: {path} has more; cut it, or write its mask or '
+                    'depth by windows, with Predictor.write.')
+            return scene.read((0, height), (0, width)).pixels
+    if in_chans not in IMAGE_MODES:
+        raise ValueError(
+            f'Image files other than GeoTIFFs have 1, 3 or 4 channels, and the model takes {in_chans}: pass an array '
+            f'(H, W, {in_chans}), got {path}.')
+    try:
+        return read_image(path, in_chans).as_subclass(torch.Tensor)
+    except TooLargeError as error:
+        names = ' '.join(shlex.quote(str(name)) for name in (path, path.with_suffix('.tif')))
+        raise DatasetError(
+            f'Every image but a TIFF must have at most {max_pixels()} pixels: {path} has more; cut it, or make it a '
+            f"TIFF, which is read by windows: pip install 'rexnet-timm[geo]', and rio convert {names}") from error
 
 
 def _from_pil(image: Image.Image, in_chans: int) -> torch.Tensor:

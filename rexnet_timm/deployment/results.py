@@ -1,4 +1,4 @@
-"""What a validation leaves behind: results.json, per_image.csv, confusion.png, worst.png, and rows as timm's."""
+"""What a validation leaves behind: results.json, per_image.csv, its pictures, and rows as timm's."""
 import csv
 import io
 import json
@@ -13,30 +13,36 @@ from PIL import Image
 from ..files import atomic_path
 from .pictures import confusion_picture
 
-__all__ = ['summary_row', 'write_results', 'write_rows']
+__all__ = ['EXAMPLE', 'FILES', 'RESULTS', 'summary_row', 'write_results', 'write_rows']
+
+RESULTS, EXAMPLE = 'results.json', 'example.png'
+FILES = (RESULTS, 'per_image.csv', 'confusion.png', 'worst.png', EXAMPLE)  # of which a task has some
 
 _NOT_IN_A_ROW = ('per_image', 'classes', 'confusion', 'scales', 'class_names')
 
 
-def write_results(folder: str | os.PathLike, results: Mapping[str, Any], worst: Image.Image | None = None) -> None:
+def write_results(
+        folder: str | os.PathLike, results: Mapping[str, Any], pictures: Mapping[str, Image.Image]) -> None:
     """Write the results of `evaluate` into a folder, which is made; files of the same names are replaced.
 
     Args:
         folder: Where to write.
         results: What `evaluate` returns.
-        worst: The sheet of the worst images.
+        pictures: By the names of their files; that of the confusion of classes is drawn here.
+
+    Raises:
+        OSError: A file cannot be written; those before it are.
     """
     os.makedirs(folder, exist_ok=True)
     rest = {key: value for key, value in results.items() if key != 'per_image'}
-    _write_text(os.path.join(folder, 'results.json'), json.dumps(_plain(rest), indent=2) + '\n')
+    _write_text(os.path.join(folder, RESULTS), json.dumps(_plain(rest), indent=2) + '\n')
     write_rows(os.path.join(folder, 'per_image.csv'), results['per_image'])
-    pictures = {'worst.png': worst}
+    pictures = dict(pictures)
     if 'confusion' in results:
         pictures['confusion.png'] = confusion_picture(np.array(results['confusion']), results['class_names'])
     for name, picture in pictures.items():
-        if picture is not None:
-            with atomic_path(os.path.join(folder, name)) as part:
-                picture.save(part)
+        with atomic_path(os.path.join(folder, name)) as part:
+            picture.save(part)
 
 
 def write_rows(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], form: str | None = None) -> None:

@@ -14,7 +14,7 @@ from .pictures import colorize, colorize_depth, error_map, to_picture
 from .samples import num_classes_of
 from .scores import ClassScores, DepthScores, Scores, SegmentationScores
 
-__all__ = ['FINEST', 'RUNNERS', 'Runner', 'Size']
+__all__ = ['FINEST', 'RUNNERS', 'AtScale', 'Runner', 'Size']
 
 MIN_SIZE = 32  # networks take nothing smaller
 FINEST = None  # the key of the model's own output beside those of its scales
@@ -34,6 +34,7 @@ class Runner:
     """
 
     titles: Sequence[str]
+    example_titles: Sequence[str] = ()  # none for a task without a picture to show
 
     def __init__(
             self,
@@ -61,6 +62,10 @@ class Runner:
     def tiles(self, image: Any, target: Any, output: tuple) -> list[Image.Image]:
         """The pictures of an image on the sheet, one for each of the titles."""
         raise NotImplementedError
+
+    def example(self, image: Any, target: Any, output: tuple) -> list[Image.Image]:
+        """The pictures of an image that is shown to others, one for each of `example_titles`."""
+        return self.tiles(image, target, output)
 
     def caption(self, row: dict[str, Any]) -> str:
         """What stands above them."""
@@ -106,6 +111,7 @@ class Runner:
 
 class _Segmentation(Runner):
     titles = ('input', 'truth', 'prediction', 'errors')
+    example_titles = ('input', 'truth', 'prediction')
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -162,7 +168,7 @@ class _Segmentation(Runner):
         from .inference import infer  # only where tiles, flips or zooms are asked for
         answers = {}
         for key in self.keys:
-            network = self.model if key is FINEST else _AtScale(self.model, key)
+            network = self.model if key is FINEST else AtScale(self.model, key)
             with self.autocast():
                 probabilities = infer(network, images, **self.options)
             answers[key] = probabilities.argmax(1), probabilities.amax(1)
@@ -181,8 +187,12 @@ class _Segmentation(Runner):
         return [_picture(image), colorize(shown, palette), colorize(prediction, palette),
                 error_map(prediction, target, ignored)]
 
+    def example(self, image: Any, target: Any, output: tuple) -> list[Image.Image]:
+        picture, truth, prediction, _ = self.tiles(image, target, output)
+        return [picture, Image.blend(picture, truth, 0.5), Image.blend(picture, prediction, 0.5)]
 
-class _AtScale(nn.Module):
+
+class AtScale(nn.Module):
     """A multi-scale U-Net that answers from one of its scales, enlarged to the size of the image."""
 
     requires_divisible_input_shape = False
@@ -197,7 +207,7 @@ class _AtScale(nn.Module):
 
 
 class _Depth(Runner):
-    titles = ('input', 'truth', 'prediction')
+    titles = example_titles = ('input', 'truth', 'prediction')
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)

@@ -13,7 +13,7 @@ from timm.data import create_dataset, create_transform
 from torch.utils.data import Dataset
 
 from ..data import DataDescription, DatasetError, Layout, SegmentationFolder, describe_data
-from ..data.formats import names_of_file
+from ..data.formats import holds_masks, names_of_file
 from ..data.transforms import ToNormalizedTensor
 from ..errors import first_lines
 
@@ -189,6 +189,11 @@ def _mask_folder(model: nn.Module, description: DataDescription, data: DataDescr
 
 
 def _class_folder(description: DataDescription, root: str, split: str) -> Dataset:
+    found = holds_masks(root, split)
+    if found:
+        raise DatasetError(
+            f'The model tells classes of images, and {root} has images with masks ({found}): take a model of masks, or '
+            'a folder with a folder of images for each class.')
     # timm takes the whole folder where the part does not exist
     synonyms = next((names for names in (_TRAINING, _VALIDATION) if split in names), (split,))
     if not any(os.path.isdir(os.path.join(root, name)) for name in (split, *synonyms)):

@@ -58,6 +58,7 @@ class ReXDepth(nn.Module):
         self.unet = MultiScaleUnet(
             'rexnetv1', in_channels=in_channels, classes=1, scales=scales, width_mult=width_mult,
             depth_mult=depth_mult, **kwargs)
+        self.in_chans, self.num_features = in_channels, self.unet.num_features  # timm's names too
 
     def __prepare_scriptable__(self) -> nn.Module:
         # torch.jit.script asks for this, as it does not know tuples as keys

@@ -161,7 +161,9 @@ class MultiScaleUnet(SegmentationModel):
             for scale in sorted(self.scales, key=lambda scale: scale == 0)
         })
         self.activation = Activation(activation)
-        self.num_classes = classes  # timm's name for it
+        # timm's names: for these two, and for the channels of the last features
+        self.in_chans, self.num_classes = in_channels, classes
+        self.num_features = self.encoder.out_channels[-1]
         self.name = f'multiscale-u-{encoder_name}'
         # a stage that feeds no head would leave parameters without a gradient, which breaks distributed training
         self.decoder.cut(self.scales[0])
@@ -343,7 +345,10 @@ class MultiScaleUnet(SegmentationModel):
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **kwargs: Any) -> 'MultiScaleUnet':
-        # the Hub's own way to change how a saved model is read: its errors do not name the place
+        # the Hub's own way to change how a saved model is read: its errors do not name the place, and a folder that
+        # timm reads too has timm's configuration beside ours
+        if 'pretrained_cfg' in kwargs:
+            kwargs = {key: value for key, value in kwargs.items() if key not in _TIMM_CONFIG}
         try:
             return super()._from_pretrained(model_id=model_id, **kwargs)
         except Exception as error:
@@ -392,6 +397,9 @@ class MultiScaleUnet(SegmentationModel):
             scales = sorted({int(key.split('.')[1]) for key in fresh})
             _logger.warning('The checkpoint has no heads for scales %s: they keep their present weights.', scales)
         return super().load_state_dict({**state_dict, **fresh}, strict=strict, assign=assign)
+
+
+_TIMM_CONFIG = ('architecture', 'num_classes', 'num_features', 'global_pool', 'model_args', 'pretrained_cfg')
 
 
 def _confidence(logits: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,12 @@ from ..errors import near_names
 from ..files import ENCODER_DOOR, WeightsError, check_finite, load_weights_file, one_line, some, without_prefix
 from .encoder import ReXNetEncoderMixin
 from .layout import FINAL_CHS, check_names, check_shapes, needed_names, to_timm_layout
+from .other_layouts import (
+    check_tensorflow_padding,
+    efficientnet_to_timm,
+    is_efficientnet,
+    timm_to_encoder,
+)
 from .rexnetv1 import ReXNetV1, ReXNetV1Lite
 
 __all__ = ['get_preprocessing_params', 'load_encoder_weights', 'load_weights', 'model_of']
@@ -53,10 +59,16 @@ def load_weights(model: nn.Module, path: str | os.PathLike, strict: bool = True,
 
 def _load(model: nn.Module, weights: Mapping[str, Any], strict: bool = True) -> Any:
     needed = needed_names(model)
-    weights = without_prefix(weights, needed)
+    is_translated = is_efficientnet(weights) and not is_efficientnet(needed)
+    if is_translated:
+        weights = efficientnet_to_timm(weights)
+    weights = without_prefix(timm_to_encoder(weights, model), needed)
     check_finite(weights, model.state_dict())
     try:
-        return model.load_state_dict(weights, strict=strict)
+        result = model.load_state_dict(weights, strict=strict)
+        if is_translated:
+            check_tensorflow_padding(model)
+        return result
     except RuntimeError as error:
         # not of this package, whose networks check for themselves. Only torch knows what others rename when they load
         # a state dict, and only afterwards is it sure that these names and shapes are at fault
@@ -86,7 +98,8 @@ def load_encoder_weights(encoder: nn.Module, source: str | os.PathLike) -> nn.Mo
     Args:
         encoder: The encoder, `model.encoder` of an SMP model. For one of this package, `source` may be the file of a
             whole network, in timm's layout or NAVER's, and the first conv is adapted from 3 channels to the encoder's.
-            For any other it holds the encoder's own entries.
+            For SMP's encoders of timm's networks (`tu-NAME`) it may be the file of that network, also, of EfficientNet,
+            in EfficientNet-PyTorch's layout. For any other it holds the encoder's own entries.
         source: A file (.safetensors, or what torch.save wrote), also a checkpoint of a whole U-Net or depth network,
             of which the encoder is taken; or, for an encoder of this package, a model name with published weights
             ('rexnetv1_1_0', 'rexnetv1r_2_0.sw_in12k', 'rexnet_100', 'hf-hub:timm/rexnet_100.nav_in1k').

@@ -1,13 +1,18 @@
 """The command `rexnet` as pip installs it."""
+import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from running import ROOT, summary
 
 from rexnet_timm.__main__ import COMMANDS, main
@@ -97,3 +102,31 @@ def test_the_wheel_has_the_command(environment, tmp_path):
     wrong = call(environment, tmp_path, 'rexnet', 'convert', 'gone.pth', 'out.pth', '--to', 'timm')
     assert wrong.returncode == 2 and wrong.stderr.startswith('rexnet convert: error: ')
     assert wrong.stderr.count('\n') == 1 and 'gone.pth' in wrong.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == 'nt', reason='environments of Windows have another layout')
+def test_the_whole_way_of_the_readme(environment, tmp_path):
+    """The commands of the first screen, word for word but for a shorter training, from the wheel."""
+    for package in ('onnx', 'onnxscript', 'onnxruntime'):
+        pytest.importorskip(package, reason="the export extra is not installed: pip install 'rexnet-timm[export]'")
+    first, *_ = (ROOT / 'README.md').read_text().split('## Install')
+    (block,) = re.findall(r'```bash\n(.*?)```', first, re.DOTALL)
+    short = ('--epochs', '1', '--synthetic-images', '16', '--workers', '0', '--device', 'cpu')
+    for command in block.replace('\\\n', ' ').splitlines():
+        words = shlex.split(command)
+        if words[1] == 'app':  # which would wait for visitors
+            if 'app' not in COMMANDS:
+                continue
+            words = [*words[:2], '--help']
+        result = call(environment, tmp_path, *words, *(short if words[1] == 'train' else ()))
+        assert result.returncode == 0, result.stderr
+    run, output = tmp_path / 'output' / 'train' / 'shapes', tmp_path / 'output'
+    assert json.loads((run / 'validate-test' / 'results.json').read_text())['images'] == 64
+    names = {f'{index:03}.png' for index in range(64)}
+    for folder in ('masks', 'masks-of-onnx'):
+        assert {path.name for path in (output / folder).glob('*.png')} == names
+        assert {path.name for path in (output / folder / 'images').iterdir()} == names
+    masks = [np.stack([np.array(Image.open(output / folder / name)) for name in sorted(names)])
+             for folder in ('masks', 'masks-of-onnx')]
+    assert masks[0].shape == (64, 128, 128) and (masks[0] == masks[1]).mean() > 0.999

@@ -113,7 +113,7 @@ def test_a_file_can_be_converted_in_place(tmp_path):
     model = timm.create_model('rexnetv1_test')
     path = tmp_path / 'weights.pth'
     torch.save(model.state_dict(), path)
-    assert convert(path, path, 'naver') == 0
+    assert convert(path, path, 'naver', '--overwrite') == 0
     assert same(torch.load(path, weights_only=True), timm_to_naver(model.state_dict(), model))
 
 

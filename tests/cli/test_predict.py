@@ -1,12 +1,14 @@
 """`rexnet predict` as a user calls it, with runs of one epoch."""
 import csv
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from geotiffs import CRS, noise, read_geotiff, write_geotiff
 from PIL import ExifTags, Image
 from running import ROOT
 from trained import trained_run
@@ -123,7 +125,7 @@ def test_a_fault_of_the_program_is_not_told_as_the_images(photos, monkeypatch):
     def broken(*args):
         raise TypeError('a fault')
 
-    monkeypatch.setattr(predict.Predictor, '_segmentation', broken)
+    monkeypatch.setattr(predict.Predictor, '__call__', broken)
     with pytest.raises(TypeError, match='a fault'):
         run('photos')
 
@@ -207,6 +209,73 @@ def test_mistakes_are_one_line(words, text, task, photos, capsys):
     output, error = capsys.readouterr()
     assert text in error and error.count('\n') == 1 and not output
     assert not Path('output').exists()
+
+
+def test_a_geotiff_gives_a_geotiff(photos, capsys):
+    write_geotiff(photos / 'scene.tiff', noise(3, 150, 130), nodata=0)
+    write_geotiff(photos / 'broken.tif', noise(3, 150, 130))
+    os.truncate(photos / 'broken.tif', 30000)
+    write_geotiff(photos / 'four.tif', noise(4, 40, 50))
+    Image.fromarray(noise(3, 40, 50).transpose(1, 2, 0)).save(photos / 'plain.tif')
+    assert run('photos', '--tile', '64') == 1
+    assert written() == ['a.png', 'plain.png', 'scene.tif', 'sub/b.png']
+    classes, known = read_geotiff('output/predict/scene.tif')
+    predictor = Predictor(load_model(trained_run('segmentation')), tile=64)
+    assert np.array_equal(classes[0], predictor(photos / 'scene.tiff').mask)
+    assert known['crs'] == CRS and known['nodata'] == 255 and known['tags']['class_1'] == 'disc'
+    output, error = capsys.readouterr()
+    assert output == '4 of 6 images predicted in output/predict\n'
+    lines = [line.strip() for line in error.splitlines() if 'rexnet predict:' in line]
+    assert len(lines) == 2
+    assert 'photos/broken.tif is not (' in lines[0] and 'photos/four.tif has 4; write those into' in lines[1]
+    assert 'scene.tiff: ' in error and 'window' in error
+    assert run('photos/scene.tiff') == 2
+    assert 'results exist, such as output/predict/scene.tif: pass --overwrite' in capsys.readouterr().err
+    for kind, bands in (('prob', 6), ('overlay', 4)):
+        assert run('photos/scene.tiff', '--output-type', kind, '--output', kind) == 0
+        values, known = read_geotiff(f'{kind}/scene.tif')
+        assert values.shape == (bands, 150, 130) and known['crs'] == CRS
+
+
+def test_depth_and_classes_of_geotiffs(photos, capsys):
+    scene = write_geotiff(photos / 'scene.tif', noise(3, 150, 130))
+    assert run(scene, task='depth') == 0
+    assert 'millimetres' not in capsys.readouterr().out
+    depth, known = read_geotiff('output/predict/scene.tif')
+    assert depth.dtype == np.float32 and known['crs'] == CRS
+    for words, text in ((['--depth-format', 'png'], 'take tiff'), (['--output-type', 'overlay'], 'take mask')):
+        assert run(scene, *words, '--output', 'other', task='depth') == 2
+        error = capsys.readouterr().err
+        assert text in error and 'photos/scene.tif' in error and error.count('\n') == 1
+    assert run(scene, '--output', 'table', task='classification') == 0
+    assert written('table') == ['predictions.csv'] and not Path('other').exists()
+
+
+def test_geotiffs_need_the_extra_and_other_images_do_not(photos, capsys, monkeypatch):
+    write_geotiff(photos / 'scene.tif', noise(3, 150, 130))
+    monkeypatch.setitem(sys.modules, 'rasterio', None)
+    assert run('photos') == 2
+    error = capsys.readouterr().err
+    assert "'photos/scene.tif' is one; pip install 'rexnet-timm[geo]'" in error and error.count('\n') == 1
+    assert not Path('output').exists()
+    assert run('photos/a.jpg') == 0
+
+
+def test_a_picture_beyond_the_limit_is_read_as_a_tiff(photos, capsys, monkeypatch):
+    pytest.importorskip('rasterio', reason='needs the extra geo')
+    from rasterio.rio.main import main_group
+
+    Image.fromarray(noise(3, 150, 130).transpose(1, 2, 0)).save(photos / 'large one.png')
+    assert run('photos/large one.png', '--tile', '64') == 0
+    expected = mask('output/predict/large one.png')
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 8000)
+    monkeypatch.chdir('photos')
+    assert run('large one.png') == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if 'rexnet predict:' in line]
+    assert 'at most 16000 pixels: large one.png has more; cut it, or make it a TIFF, which is read by windows' in line
+    main_group(shlex.split(line.split(', and rio ')[1]), standalone_mode=False)
+    assert run('large one.tif', '--tile', '64') == 0
+    assert np.array_equal(read_geotiff('output/predict/large one.tif')[0][0], expected)
 
 
 def test_an_empty_folder_and_a_missing_run(photos, capsys):

@@ -11,6 +11,8 @@ from running import ROOT, distributed, summary, write_class_folder
 
 from rexnet_timm.cli import train
 from rexnet_timm.cli.arguments import create_train_parser, parse_train_args
+from rexnet_timm.cli.kinds import kind_of
+from rexnet_timm.data import SyntheticShapes
 from rexnet_timm.files import load_checkpoint_file
 
 CAMVID = ROOT.parent / 'shared' / 'data' / 'camvid'
@@ -310,3 +312,13 @@ def test_mistakes_on_several_processes_show_no_traceback(mask_folder, tmp_path):
 
 def test_a_run_leaves_the_process_without_a_group():
     assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize('encoder, options, mean', [
+    ('tu-tf_efficientnet_lite0', [], 0.5), ('tu-tf_efficientnet_lite0', ['--mean', '0.25'], 0.25),
+    ('rexnetv1_test', [], 0.485), ('resnet18', [], 0.485)])
+def test_images_are_normalised_as_the_encoder_was_trained(encoder, options, mean):
+    args = parse_train_args([
+        '--dataset', 'synthetic', '--model', 'unet', '--encoder-name', encoder, '--num-classes', '3', *options])
+    description = kind_of(args.model).description(args, torch.nn.Identity(), SyntheticShapes(1, num_classes=3))
+    assert description.mean[0] == mean

@@ -2,14 +2,17 @@ import csv
 import json
 from pathlib import Path
 
+import hub_cache
 import numpy as np
 import pytest
 from PIL import Image
 from running import summary
+from trained import trained_run
 
 import rexnet_timm
 from rexnet_timm.__main__ import main
 from rexnet_timm.data import DataDescription
+from rexnet_timm.deployment.exported import FORMATS
 from rexnet_timm.deployment.load import describe
 
 
@@ -54,7 +57,7 @@ def test_a_folder_is_measured(saved, tmp_path, capsys):
     assert validate(tmp_path, '--checkpoint', saved, '--split', 'val') == 0
     assert json.loads((saved / 'validate-val' / 'results.json').read_text())['images'] == 2
     (tmp_path / 'classes.txt').write_text('a\nb\n')
-    assert validate(tmp_path, '--checkpoint', saved, '--split', 'val') == 2
+    assert validate(tmp_path, '--checkpoint', saved, '--split', 'val', '--overwrite') == 2
     assert 'has 2 names, and the model has 6 classes' in capsys.readouterr().err
 
 
@@ -63,7 +66,7 @@ def test_a_folder_is_measured(saved, tmp_path, capsys):
     (('DIR', '--dataset', 'synthetic'), "got 'DIR' and --dataset synthetic"),
     (('--dataset', 'synthetic', '--split', 'rest'), '--split of --dataset synthetic must be one of train, validation'),
     (('--dataset', 'synthetic-depth'), 'is for depth, and the model of --checkpoint'),
-    (('--dataset', 'synthetic', '--tta', 'x'), "--tta must be a flip (h, v, hv) or a zoom from 0.1 to 10, got 'x'"),
+    (('--dataset', 'synthetic', '--tta', 'x'), '--tta must be flips, one of them (h, v, hv), or a zoom from 0.1 to 10'),
     (('--dataset', 'synthetic', '--tile', '64', '64', '64'), '--tile must be one side, or height and width'),
     (('--dataset', 'synthetic', '--overlap', '1'), '--overlap must be at least 0 and below 1, got 1.0'),
     (('--dataset', 'synthetic', '--results-file', 'nowhere/x.csv'), 'for --results-file: create it first'),
@@ -108,3 +111,52 @@ def test_the_validation_of_a_run_is_repeated(tmp_path):
     for name in ('miou', 'pixel_acc', 'iou_background'):
         assert results[name] == pytest.approx(float(row[f'eval_{name}']), rel=1e-6)
     assert results['class_names'][1] == 'disc'
+
+
+def test_a_published_model_has_its_results_below_the_working_folder(saved, tmp_path, monkeypatch):
+    hub_cache.store('someone/validated', {path.name: path.read_bytes() for path in saved.iterdir() if path.is_file()})
+    monkeypatch.chdir(tmp_path)
+    assert validate(
+        '--checkpoint', 'hf-hub:someone/validated', '--dataset', 'synthetic', '--synthetic-images', 8) == 0
+    assert (tmp_path / 'someone_validated' / 'validate-test' / 'results.json').is_file()
+
+
+def test_flips_are_all_three(saved, tmp_path):
+    results = []
+    for number, words in enumerate((('flips',), ('h', 'v', 'hv'), ('h',))):
+        folder = tmp_path / str(number)
+        assert validate('--checkpoint', saved, '--dataset', 'synthetic', '--synthetic-images', 8, '--tta', *words,
+                        '--results-dir', folder) == 0
+        results.append((folder / 'results.json').read_text())
+    assert results[0] == results[1] != results[2]
+
+
+def test_results_stay_unless_overwritten(saved, tmp_path, capsys):
+    common = ('--checkpoint', saved, '--dataset', 'synthetic', '--synthetic-images', 8)
+    words = (*common, '--results-dir', tmp_path / 'out')
+    assert validate(*words) == 0
+    (tmp_path / 'out' / 'results.json').write_text('mine')
+    assert validate(*words) == 2
+    assert 'exists: pass --overwrite to replace it, or another --results-dir.' in capsys.readouterr().err
+    assert (tmp_path / 'out' / 'results.json').read_text() == 'mine'
+    assert validate(*words, '--overwrite') == 0
+    assert json.loads((tmp_path / 'out' / 'results.json').read_text())['images'] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('format', ['onnx', 'openvino'])
+def test_an_exported_file_scores_as_its_network(format, tmp_path):
+    for package in ('onnx', 'onnxscript', 'onnxruntime' if format == 'onnx' else 'openvino'):
+        pytest.importorskip(package, reason="the export extra is not installed: pip install 'rexnet-timm[export]'")
+    run, file = trained_run('segmentation'), tmp_path / f'model{FORMATS[format][0]}'
+    assert main(['export', '--checkpoint', str(run), str(file)]) == 0
+    for more in ((), ('--tta', 'flips', '--tile', '96', '80')):
+        common = ('--dataset', 'synthetic', '--synthetic-images', 64, '--overwrite', *more)
+        assert validate('--checkpoint', file, *common) == 0
+        assert validate('--checkpoint', run, *common, '--results-dir', tmp_path / 'network') == 0
+        ours, theirs = (
+            json.loads((tmp_path / folder / 'results.json').read_text())
+            for folder in (f'validate-test-{file.name}', 'network'))
+        assert ours['images'] == theirs['images'] == 8 and ours['class_names'] == theirs['class_names']
+        for name in ('miou', 'mdice', 'pixel_acc', 'mboundary_iou', 'ece'):
+            assert ours[name] == pytest.approx(theirs[name], abs=0.05), name

@@ -4,7 +4,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 
 def one_sample(root: Path, image: str = 'a.png', mask: str = 'a.png') -> tuple[Path, Path]:
@@ -38,6 +38,15 @@ def write_png(path: Path, pixels: np.ndarray, bits: int, color_type: int, size: 
     for kind, part in ((b'IHDR', header), (b'IDAT', zlib.compress(lines)), (b'IEND', b'')):
         content += struct.pack('>I', len(part)) + kind + part + struct.pack('>I', zlib.crc32(kind + part))
     path.write_bytes(content)
+
+
+def is_known(path: Path) -> bool:
+    """Whether the installed release of Pillow, which before 13 knows fewer kinds of TIFF, opens a file."""
+    try:
+        Image.open(path).close()
+    except UnidentifiedImageError:
+        return False
+    return True
 
 
 def write_tiff(

@@ -307,7 +307,7 @@ def test_unreadable_file(tmp_path, folder, kind, damage):
 
 def test_images_that_would_lose_something_are_refused(tmp_path):
     make_folder(tmp_path)
-    with pytest.raises(DatasetError, match='in_chans 4 needs RGBA images: .*a.png has mode RGB; pass in_chans=3'):
+    with pytest.raises(DatasetError, match='in_chans 4 needs RGBA images: .*a.png has mode RGB; store the fourth'):
         SegmentationFolder(tmp_path, 'train', num_classes=3, in_chans=4)[0]
     write(tmp_path / 'train' / 'a.png', labels().astype(np.uint16) * 1000)
     with pytest.raises(DatasetError, match='Images must have 8 bits a channel: .*a.png has 16 .mode I;16.; convert'):

@@ -4,7 +4,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from pictures import one_sample, save, write_png, write_tiff
+from pictures import is_known, one_sample, save, write_png, write_tiff
 from PIL import Image, ImageOps
 
 from rexnet_timm.data import DatasetError, SegmentationFolder
@@ -180,6 +180,8 @@ def test_modes_are_converted(tmp_path, mode, in_chans):
         picture = picture.convert(mode)
     path = tmp_path / ('a.png' if mode not in ('CMYK', 'YCbCr', 'LAB') else 'a.tif')
     picture.save(path)
+    if mode == 'YCbCr' and Image.open(path).mode != mode:
+        pytest.skip('Pillow before 13 does not read the YCbCr that it writes')
     assert Image.open(path).mode == mode
     image = read_image(path, in_chans).float()
     assert (image[:, :, 4:] > 250).all()
@@ -209,14 +211,15 @@ def test_four_channels(tmp_path):
     assert np.array_equal(read_image(tmp_path / 'unassociated.tif', 4).permute(1, 2, 0).numpy(), pixels)
     with pytest.raises(DatasetError, match=r'associated.tif are stored multiplied by the fourth \(associated alpha\)'):
         read_image(tmp_path / 'associated.tif', 4)
-    with pytest.raises(DatasetError, match='unspecified.tif has mode RGB; pass in_chans=3, or store the fourth'):
+    with pytest.raises(DatasetError, match='unspecified.tif has mode RGB; store the fourth'):
         read_image(tmp_path / 'unspecified.tif', 4)
     assert np.array_equal(read_image(tmp_path / 'unspecified.tif', 3).permute(1, 2, 0).numpy(), pixels[..., :3])
 
 
 def test_what_pillow_cannot_convert_is_refused(tmp_path):
     write_tiff(tmp_path / 'a.tif', noise(8, 8, 2), 8, 1, (1,))
-    with pytest.raises(DatasetError, match='grey or in colour: .*a.tif has mode La, which Pillow cannot convert'):
+    rule = 'grey or in colour: .*a.tif has mode La, which Pillow cannot convert'
+    with pytest.raises(DatasetError, match=rule if is_known(tmp_path / 'a.tif') else 'must be readable: .*a.tif'):
         read_image(tmp_path / 'a.tif', 3)
 
 

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 import torch
-from pictures import one_sample, save, write_png, write_tiff
+from pictures import is_known, one_sample, save, write_png, write_tiff
 from PIL import Image
 
 from rexnet_timm.data import DatasetError, SegmentationFolder, create_segmentation_loader, create_segmentation_transform
@@ -218,8 +218,11 @@ def test_inverted_and_blurred_files_are_refused(tmp_path):
 
 def test_a_second_channel_that_pillow_leaves_out(tmp_path):
     write_tiff(tmp_path / 'a.tif', np.stack([binary(), binary(2)], axis=-1), 8, extra_samples=(0,))
-    assert Image.open(tmp_path / 'a.tif').mode == 'L'
-    with pytest.raises(DatasetError, match='single-channel image .*a.tif has 2 channels; save the one with the labels'):
+    rule = 'must be readable: .*a.tif'
+    if is_known(tmp_path / 'a.tif'):
+        assert Image.open(tmp_path / 'a.tif').mode == 'L'
+        rule = 'single-channel image .*a.tif has 2 channels; save the one with the labels'
+    with pytest.raises(DatasetError, match=rule):
         read_mask(tmp_path / 'a.tif', 3)
 
 

@@ -90,7 +90,8 @@ def test_each_image_is_taken_at_its_own_size_and_counted_once(tmp_path):
     assert float(rows[1]['miou']) == results['per_image'][1]['miou']
     for name in ('confusion.png', 'worst.png'):
         assert Image.open(tmp_path / 'out' / name).width > 200
-    assert sorted(os.listdir(tmp_path / 'out')) == ['confusion.png', 'per_image.csv', 'results.json', 'worst.png']
+    assert sorted(os.listdir(tmp_path / 'out')) == [
+        'confusion.png', 'example.png', 'per_image.csv', 'results.json', 'worst.png']
 
 
 def test_ignored_pixels_and_absent_classes_do_not_count(tmp_path):
@@ -252,7 +253,7 @@ def test_depth_is_measured_by_its_own_metrics(tmp_path):
     pixels = [row['pixels'] for row in results['per_image']]
     assert results['abs_rel'] == pytest.approx(
         np.average([row['abs_rel'] for row in results['per_image']], weights=pixels))
-    assert sorted(os.listdir(tmp_path)) == ['per_image.csv', 'results.json', 'worst.png']
+    assert sorted(os.listdir(tmp_path)) == ['example.png', 'per_image.csv', 'results.json', 'worst.png']
 
 
 class MeanColor(nn.Module):

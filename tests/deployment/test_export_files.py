@@ -16,7 +16,7 @@ from rexnet_timm.data import DataDescription
 from rexnet_timm.deployment import export as exporting
 from rexnet_timm.deployment.exported import FORMATS, METADATA, ExportedNetwork, is_exported, load_exported
 from rexnet_timm.deployment.load import describe
-from rexnet_timm.deployment.onnx_graph import cut_by_slices
+from rexnet_timm.deployment.onnx_graph import cut_by_slices, pool_by_name
 
 NAMES = ('sky', 'road "main"', 'Bäume')
 DESCRIPTION = DataDescription(
@@ -94,6 +94,7 @@ def test_the_onnx_graph_is_plain(unet, tmp_path):
     onnx.checker.check_model(model, full_check=True)
     types = [node.op_type for node in model.graph.node]
     assert types.count('Cast') == 1 and 'Transpose' not in types and 'Gather' not in types and 'Range' not in types
+    assert 'ReduceMean' not in types and 'GlobalAveragePool' in types and 'BatchNormalization' not in types
     shipped = copy.deepcopy(unet).drop_heads()
     assert types.count('Conv') == sum(isinstance(module, nn.Conv2d) for module in shipped.modules())
     (image,), (output,) = model.graph.input, model.graph.output
@@ -372,3 +373,23 @@ def test_picks_of_other_rows_are_no_cuts():
 
     assert types(0) == ['Reshape', 'Reshape', 'Concat', 'Slice']
     assert types(1) == ['Range', 'Gather', 'Gather']
+
+
+@pytest.mark.parametrize('axes, keepdims, rank, op_type', [
+    ([2, 3], 1, 4, 'GlobalAveragePool'), ([-1, -2], 1, 4, 'GlobalAveragePool'), ([2, 3], 0, 4, 'ReduceMean'),
+    ([1], 1, 4, 'ReduceMean'), ([2, 3], 1, 5, 'ReduceMean')])
+def test_only_means_of_maps_are_pools(axes, keepdims, rank, op_type):
+    onnx = pytest.importorskip('onnx', reason="the export extra is not installed: pip install 'rexnet-timm[export]'")
+    helper, FLOAT = onnx.helper, onnx.TensorProto.FLOAT
+    shape = [2] * rank
+    nodes = [
+        helper.make_node('Relu', ['x'], ['y']),
+        helper.make_node('ReduceMean', ['y', 'axes'], ['z'], keepdims=keepdims)]
+    graph = helper.make_graph(
+        nodes, 'graph', [helper.make_tensor_value_info('x', FLOAT, shape)],
+        [helper.make_tensor_value_info('z', FLOAT, [None] * (rank if keepdims else 2))],
+        [helper.make_tensor('axes', onnx.TensorProto.INT64, [len(axes)], axes)],
+        value_info=[helper.make_tensor_value_info('y', FLOAT, shape)])
+    pool_by_name(graph)
+    assert graph.node[1].op_type == op_type and len(graph.initializer) == (op_type == 'ReduceMean')
+    onnx.checker.check_model(helper.make_model(graph, opset_imports=[helper.make_opsetid('', 18)]))

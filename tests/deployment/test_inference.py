@@ -1,4 +1,6 @@
 """Padding, tiles, mirrored and zoomed copies, on networks whose results are known."""
+import threading
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -6,7 +8,15 @@ from networks import image
 from torch import nn
 
 from rexnet_timm.data.description import DataDescription
-from rexnet_timm.deployment.inference import infer, infer_bands, normalize, windows
+from rexnet_timm.deployment.inference import (
+    AHEAD,
+    _weights,
+    count_windows,
+    infer,
+    infer_pieces,
+    normalize,
+    windows,
+)
 
 
 class Local(nn.Module):
@@ -93,10 +103,99 @@ def test_tiles_are_run_once_each():
     assert sum(height * width for height, width in network.sizes) <= (200 + 3 * 16) * 100
 
 
-def test_rows_are_given_out_as_soon_as_they_are_final():
-    network, x = Local(), image(1, 3, 1000, 64)
-    heights = [part.shape[-2] for part in infer_bands(network, x, tile=64, overlap=0.25)]
-    assert sum(heights) == 1000 and max(heights) <= 64
+class Ramp(nn.Module):
+    """Sees where a window begins and ends, so that every window says something else of the pixels that it shares."""
+
+    def forward(self, x):
+        ramp = torch.linspace(0, 1, x.shape[-1]) + torch.linspace(0, 2, x.shape[-2])[:, None]
+        return torch.stack([x[:, 0] * ramp, x[:, 1]], 1)
+
+
+@pytest.mark.parametrize('overlap', [0, 0.25, 0.5, 0.8])
+@pytest.mark.parametrize('fixed', [False, True])
+def test_pieces_are_given_out_as_soon_as_they_are_final(overlap, fixed):
+    network, x = Ramp(), image(1, 3, 300, 190)
+    if fixed:
+        network.size = (64, 64)
+    whole = infer(network, x, tile=64, overlap=overlap)
+    pieces = list(infer_pieces(network, x, tile=64, overlap=overlap))
+    assert len(pieces) == count_windows((300, 190), network, 64, overlap)
+    covered = torch.zeros(300, 190, dtype=torch.long)
+    for piece in pieces:
+        rows, columns = piece.maps.shape[-2:]
+        place = (..., slice(piece.top, piece.top + rows), slice(piece.left, piece.left + columns))
+        covered[place] += 1
+        assert rows <= 64 and columns <= 64
+        assert torch.equal(piece.maps, whole[place])
+        assert torch.equal(piece.window[..., :rows, :columns], x[place])
+    assert (covered == 1).all()
+
+
+@pytest.mark.parametrize('overlap', [0, 0.3, 0.6, 0.8])
+def test_blending_is_the_weighted_sum_over_all_windows(overlap):
+    """Against the plain sum over the whole image."""
+    network, x = Ramp(), image(2, 3, 300, 190)
+    rows, columns = (windows(side, 96, overlap) for side in (300, 190))
+    expected = torch.zeros(2, 2, 300, 190, dtype=torch.float64)
+    for (top, bottom), down in zip(rows, _weights(rows), strict=True):
+        for (left, right), across in zip(columns, _weights(columns), strict=True):
+            part = network(x[..., top:bottom, left:right]).softmax(1)
+            expected[..., top:bottom, left:right] += part * down[:, None] * across
+    torch.testing.assert_close(infer(network, x, tile=96, overlap=overlap), expected.float(), rtol=0, atol=1e-6)
+
+
+class Recorded:
+    """A source that says when the reading of each window begins; it may fail at one of them."""
+    size = (64, 320)
+
+    def __init__(self, fails_at: int | None = None):
+        self.begun = [threading.Event() for _ in range(10)]
+        self.fails_at = fails_at
+        self.threads = set()
+
+    def read(self, rows, columns):
+        number = next(index for index, event in enumerate(self.begun) if not event.is_set())
+        self.threads.add(threading.current_thread())
+        self.begun[number].set()
+        if number == self.fails_at:
+            raise ValueError('damaged')
+        return torch.zeros(1, 3, rows[1] - rows[0], columns[1] - columns[0])
+
+
+def test_the_next_windows_are_read_while_the_network_runs():
+    source, number = Recorded(), count_windows(Recorded.size, None, (64, 32), 0)
+    assert number == 10
+    run = []
+
+    def network(x):
+        """Ends with a window only when the reading of the next one has begun."""
+        if len(run) + 1 < number:
+            assert source.begun[len(run) + 1].wait(timeout=60)
+        assert not any(event.is_set() for event in source.begun[len(run) + 1 + AHEAD:])  # the queue is bounded
+        run.append(x.shape)
+        return x
+
+    pieces = list(infer_pieces(network, source, tile=(64, 32), overlap=0))
+    assert len(pieces) == len(run) == number
+    assert len(source.threads) == 1 and threading.current_thread() not in source.threads
+    assert not next(iter(source.threads)).is_alive()
+
+
+def test_an_error_of_reading_comes_in_its_place_and_ends_the_thread():
+    source, run = Recorded(fails_at=3), []
+    pieces = infer_pieces(lambda x: run.append(x) or x, source, tile=(64, 32), overlap=0)
+    with pytest.raises(ValueError, match='damaged'):
+        list(pieces)
+    assert len(run) == 3 and not any(thread.is_alive() for thread in source.threads)
+
+
+def test_whoever_stops_early_ends_the_thread():
+    source = Recorded()
+    pieces = infer_pieces(lambda x: x, source, tile=(64, 32), overlap=0)
+    next(pieces)
+    pieces.close()
+    assert not any(thread.is_alive() for thread in source.threads)
+    assert not source.begun[-1].is_set()
 
 
 class Symmetric(nn.Module):

@@ -198,9 +198,18 @@ def test_the_overlay_is_a_blend(alpha):
     assert np.abs(np.array(result.overlay(alpha)) - expected).max() <= 1
 
 
+def test_classes_that_are_not_asked_for_stay_unpainted():
+    result, mask = predict(brightest(), PIXELS), np.array(MASK)
+    expected = np.where((mask == 1)[..., None], PIXELS, np.array(COLORS)[mask])
+    assert np.array_equal(np.array(result.overlay(1, classes=(0, 2))), expected)
+    assert np.array_equal(np.array(result.overlay(0.7, classes=())), PIXELS)
+    assert np.array_equal(np.array(result.picture()), PIXELS)
+
+
 def test_what_cannot_be_written_is_refused(tmp_path):
     result = predict(brightest(), PIXELS)
-    for path, text in (('a.jpg', 'ends in .png, .npy'), ('a.csv', 'ends in .png, .npy')):
+    for path, text in (
+            ('a.jpg', 'ends in .png, .npy'), ('a.csv', 'ends in .png, .npy'), ('a.tif', 'Predictor.write makes')):
         with pytest.raises(ValueError, match=text):
             result.save(tmp_path / path)
     with pytest.raises(ValueError, match='keep_probabilities=True'):

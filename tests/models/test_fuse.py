@@ -55,17 +55,18 @@ def tensors(output) -> list[torch.Tensor]:
         output.values() if isinstance(output, dict) else output)
 
 
-STAGES = [f'decoder.stages.{scale}.norm' for scale in (4, 3, 2, 1)]  # after a sum
 MODELS = {
     'backbone': (lambda: timm.create_model('rexnetv1_test', num_classes=3), []),
     'lite': (lambda: rexnet_timm.ReXNetV1Lite(width_mult=0.5, depth_mult=0.2, num_classes=3), []),
     'dilated': (lambda: timm.create_model('rexnetv1_test', num_classes=3, output_stride=8), []),
     'features': (lambda: timm.create_model('rexnetv1_test', features_only=True), []),
     'encoder': (lambda: rexnet_timm.create_encoder('rexnetv1_test'), []),
-    'unet': (lambda: rexnet_timm.MultiScaleUnet('rexnetv1_test', classes=2), STAGES),
+    'unet': (lambda: rexnet_timm.MultiScaleUnet('rexnetv1_test', classes=2), []),
     'unet decoder': (lambda: rexnet_timm.MultiScaleUnet('rexnetv1_test', classes=2, decoder_type='unet'), []),
-    'depth': (lambda: rexnet_timm.ReXDepth(0.25, 0.2), [f'unet.{name}' for name in STAGES]),
-    'unet on resnet': (lambda: rexnet_timm.MultiScaleUnet('tu-test_resnet', classes=2), STAGES),
+    'depth': (lambda: rexnet_timm.ReXDepth(0.25, 0.2), []),
+    'unet on resnet': (lambda: rexnet_timm.MultiScaleUnet('tu-test_resnet', classes=2), []),
+    'unet without a skip': (
+        lambda: rexnet_timm.MultiScaleUnet('tu-test_convnext', classes=2), []),
     'smp.Unet': (lambda: smp.Unet('resnet18', encoder_weights=None), []),
     'smp.DeepLabV3Plus': (lambda: smp.DeepLabV3Plus('rexnetv1_test', encoder_weights=None), []),
     'timm resnet': (lambda: timm.create_model('test_resnet', num_classes=3), []),

@@ -1,5 +1,6 @@
 """The scripts that are no commands, on small data."""
 import csv
+import itertools
 import os
 import runpy
 import subprocess
@@ -20,15 +21,16 @@ def test_the_launcher_wants_a_number_of_processes(number, tmp_path):
     assert f"whole number of at least 1, got '{number}'" in result.stderr
 
 
-def test_the_demo_writes_its_picture(tmp_path, capsys):
-    path = tmp_path / 'predictions.png'
-    metrics = load_script('demo').main([
-        '--epochs', '1', '--train-images', '16', '--held-out-images', '4', '--image-size', '64', '--batch-size', '8',
-        '--output', str(path)])
-    assert 0 <= metrics['miou'] <= 100
-    printed = capsys.readouterr().out
-    assert 'IoU on 4 held-out images' in printed and f'{metrics["miou"]:5.1f}' in printed
-    with Image.open(path) as picture:
+@pytest.mark.slow
+def test_the_demo_trains_draws_measures_and_predicts(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # it can be repeated
+        assert load_script('demo').main('--epochs 1 --images 16 --image-size 64 --output out'.split()) == 0
+        printed = capsys.readouterr().out
+        assert [line.split()[2] for line in printed.splitlines() if line.startswith('$ ')] == [
+            'train', 'validate', 'predict']
+        assert 'segmentation, split test: 2 images' in printed and '2 of 2 images predicted in out/masks' in printed
+    with Image.open('out/predictions.png') as picture:
         colors = picture.convert('RGB').getcolors(maxcolors=1 << 24)
         assert picture.width > 7 * 192 and len(colors) > 100
 
@@ -75,6 +77,32 @@ def test_the_benchmark_measures_every_model_and_writes_its_files(tmp_path):
         assert picture.width == 900
 
 
+@pytest.mark.slow
+def test_the_benchmark_of_exported_files_measures_every_engine_and_precision(tmp_path):
+    for package in ('onnx', 'onnxscript', 'onnxruntime', 'openvino', 'nncf'):
+        pytest.importorskip(package, reason="the export extra is not installed: pip install 'rexnet-timm[export]'")
+    result = subprocess.run(
+        [sys.executable, str(ROOT / 'scripts' / 'benchmark.py'), '--exported', '--models', *MODELS, '--output',
+         str(tmp_path), *'--exported-sizes 64x96 --exported-threads 1 --rounds 2'.split()],
+        env={**os.environ, 'PYTHONPATH': str(ROOT)}, check=True, timeout=600, capture_output=True, text=True)
+    with open(tmp_path / 'benchmark-exported.csv') as file:
+        rows = list(csv.DictReader(file))
+    assert {(row['model'], row['engine'], row['precision']) for row in rows} == set(
+        itertools.product(MODELS, ('onnxruntime', 'openvino'), ('float32', 'int8'))) and len(rows) == 8
+    for precision in ('float32', 'int8'):
+        of_precision = [row for row in rows if row['precision'] == precision]
+        reference = min(float(row['ms']) for row in of_precision if row['model'] == MODELS[1])
+        for row in of_precision:
+            assert float(row['ms']) > 0 and float(row['ratio']) == pytest.approx(float(row['ms']) / reference)
+    for row in rows:
+        whole = next(float(other['ms']) for other in rows if other['precision'] == 'float32'
+                     and (other['model'], other['engine']) == (row['model'], row['engine']))
+        assert (float(row['of_float32']) == pytest.approx(float(row['ms']) / whole)
+                if row['precision'] == 'int8' else not row['of_float32'])
+    assert '| model | onnxruntime float32 | onnxruntime int8 | openvino float32 | openvino int8 |' in result.stdout
+    assert result.stdout.count('of float32') >= 4
+
+
 def test_the_benchmark_of_losses_measures_every_way(capsys):
     results = load_script('benchmark_losses').main('--size 64 --batch-size 2 --rounds 2'.split())
     assert len(results) == 6
@@ -112,7 +140,7 @@ def test_scales_of_what_is_no_run_is_told(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('script, command', [
-    ('train', 'train'), ('validate', 'validate'), ('predict', 'predict'), ('export', 'export'),
+    ('train', 'train'), ('validate', 'validate'), ('predict', 'predict'), ('export', 'export'), ('share', 'share'),
     ('convert_checkpoint', 'convert')])
 def test_a_door_leads_to_its_command(script, command, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['script', '--help'])

@@ -1,0 +1,235 @@
+"""The reader of GeoTIFFs and large TIFFs: what it reads is what `read_image` reads, and the rest is refused."""
+import shlex
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from geotiffs import noise, write_geotiff
+from pictures import write_tiff
+from PIL import Image
+
+from rexnet_timm.data import DatasetError
+from rexnet_timm.data.geo import Scene, is_scene
+from rexnet_timm.data.images import read_image
+
+rasterio = pytest.importorskip('rasterio', reason='needs the extra geo')
+
+
+def read(path, in_chans: int) -> torch.Tensor:
+    """A scene, read in windows that no block has."""
+    with Scene(path, in_chans) as scene:
+        height, width = scene.size
+        rows = [(top, min(top + 37, height)) for top in range(0, height, 37)]
+        columns = [(left, min(left + 41, width)) for left in range(0, width, 41)]
+        return torch.cat([torch.cat([scene.read(row, column).pixels for column in columns], -1) for row in rows], -2)
+
+
+@pytest.mark.parametrize('options', [
+    {}, {'tiled': True, 'blockxsize': 32, 'blockysize': 16, 'compress': 'deflate'}, {'interleave': 'band'},
+    {'compress': 'lzw', 'predictor': 2, 'BIGTIFF': 'YES'}])
+@pytest.mark.parametrize('in_chans', [1, 3])
+def test_windows_are_the_image_that_pillow_reads(options, in_chans, tmp_path):
+    path = write_geotiff(tmp_path / 'a.tif', noise(3, 90, 100), **options)
+    expected = read_image(path, in_chans).as_subclass(torch.Tensor)
+    assert torch.equal(read(path, in_chans), expected)
+
+
+@pytest.mark.parametrize('bits, photometric', [(1, 0), (1, 1), (2, 0), (2, 1), (4, 1), (8, 0), (8, 1)])
+def test_grey_of_few_bits_and_inverted_grey(bits, photometric, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 2 ** bits, (40, 48, 1))
+    write_tiff(tmp_path / 'a.tif', pixels, bits, photometric)
+    for in_chans in (1, 3):
+        assert torch.equal(read(tmp_path / 'a.tif', in_chans), read_image(tmp_path / 'a.tif', in_chans))
+
+
+def test_a_palette_becomes_its_colours(tmp_path):
+    colors = {value: (value, 255 - value, value // 2, 255) for value in range(256)}
+    path = write_geotiff(tmp_path / 'a.tif', noise(1, 40, 48), colors=colors, photometric=None)
+    for in_chans in (1, 3):
+        assert torch.equal(read(path, in_chans), read_image(path, in_chans))
+
+
+@pytest.mark.parametrize('bands', [2, 4, 6])
+def test_any_number_of_bands(bands, tmp_path):
+    pixels = noise(bands, 40, 48)
+    path = write_geotiff(tmp_path / 'a.tif', pixels, photometric='MINISBLACK')
+    assert np.array_equal(read(path, bands).numpy(), pixels)
+
+
+def test_alpha_is_a_channel_or_tells_where_there_is_data(tmp_path):
+    pixels = noise(4, 40, 48)
+    pixels[3, :, :20] = 0
+    path = write_geotiff(tmp_path / 'a.tif', pixels, alpha='YES')
+    assert np.array_equal(read(path, 4).numpy(), pixels) and np.array_equal(read(path, 3).numpy(), pixels[:3])
+    with Scene(path, 3) as scene, Scene(path, 4) as whole:
+        assert scene.has_gaps and not whole.has_gaps
+        assert np.array_equal(scene.read((5, 40), (10, 48)).known, pixels[3, 5:, 10:] > 0)
+        assert whole.read((5, 40), (10, 48)).known is None
+
+
+def test_nodata_is_where_all_bands_have_it(tmp_path):
+    pixels = noise(3, 40, 48)
+    pixels[:, :10] = 0
+    pixels[0, 20:] = 0
+    with Scene(write_geotiff(tmp_path / 'a.tif', pixels, nodata=0), 3) as scene:
+        known = scene.read((0, 40), (0, 48)).known
+    assert not known[:10].any() and known[10:].all()
+
+
+@pytest.mark.parametrize('name, options, expected', [
+    ('a.tif', {}, True), ('a.TIFF', {'crs': None}, True), ('a.tif', {'transform': None}, True),
+    ('a.tif', {'transform': None, 'crs': None}, False), ('a.tif', {'BIGTIFF': 'YES'}, True)])
+def test_a_scene_has_a_georeference(name, options, expected, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
+        path = write_geotiff(tmp_path / name, noise(3, 40, 48), **options)
+    assert is_scene(path) is is_scene(str(path)) is expected
+
+
+@pytest.mark.parametrize('ending', ['.tfw', '.TFW', '.wld'])
+def test_a_world_file_is_a_georeference(ending, tmp_path):
+    Image.fromarray(noise(3, 40, 48).transpose(1, 2, 0)).save(tmp_path / 'a.tif')
+    assert not is_scene(tmp_path / 'a.tif')
+    (tmp_path / f'a{ending}').write_text('0.5\n0\n0\n-0.5\n1000.25\n1999.75\n')
+    assert is_scene(tmp_path / 'a.tif')
+    with Scene(tmp_path / 'a.tif', 3) as scene:
+        assert scene.place()['transform'] == rasterio.Affine(0.5, 0, 1000, 0, -0.5, 2000)
+
+
+def test_a_tiff_beyond_pillows_limit_is_a_scene(tmp_path, monkeypatch):
+    pixels = noise(3, 40, 48)
+    Image.fromarray(pixels.transpose(1, 2, 0)).save(tmp_path / 'a.tif')
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 40 * 48 // 2)
+    assert not is_scene(tmp_path / 'a.tif')
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 40 * 48 // 2 - 1)
+    assert is_scene(tmp_path / 'a.tif') and np.array_equal(read(tmp_path / 'a.tif', 3).numpy(), pixels)
+    with Scene(tmp_path / 'a.tif', 3) as scene:
+        assert scene.place() == {}
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', None)
+    assert not is_scene(tmp_path / 'a.tif')
+
+
+def test_what_is_no_tiff_is_no_scene(tmp_path):
+    for name, content in (('a.tif', b''), ('b.tif', b'II*\0'), ('c.tif', b'no image'), ('d.png', b'II*\0')):
+        (tmp_path / name).write_bytes(content)
+        assert not is_scene(tmp_path / name)
+    assert not is_scene(tmp_path / 'nothing.tif') and not is_scene(tmp_path)
+
+
+def tiff_of_pages(path):
+    pages = [Image.new('RGB', (40, 48)) for _ in range(3)]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+
+
+@pytest.mark.parametrize('write, in_chans, text', [
+    (lambda path: write_geotiff(path, noise(4, 40, 48)), 3,
+     'the 3 bands that the model was trained on: .*a.tif has 4; write those .* rio stack .*a.tif -b 1,2,3 '),
+    (lambda path: write_geotiff(path, noise(3, 40, 48)), 5, 'the 5 bands .*a.tif has 3; name a file that has them'),
+    (lambda path: write_geotiff(path, noise(4, 40, 48), alpha='YES'), 2, 'the 2 bands .*a.tif has 4 with alpha; write'),
+    (lambda path: write_geotiff(path, noise(3, 40, 48).astype(np.uint16)), 3, r'a.tif has 16 \(uint16\); convert it'),
+    (lambda path: write_geotiff(path, noise(3, 40, 48).astype(np.float32)), 3, r'a.tif has 32 \(float32\)'),
+    (lambda path: write_geotiff(path, noise(1, 40, 48).astype(np.int8)), 1, r'a.tif has 8 \(int8\)'),
+    (lambda path: path.write_bytes(b'no image'), 3, 'a.tif is not .*; name a TIFF file'),
+    (lambda path: write_tiff(path, noise(4, 40, 48).transpose(1, 2, 0), 8, 2, (1,)), 3, 'associated alpha'),
+    (tiff_of_pages, 3, 'must be one picture: .*a.tif has 3 pages'),
+    (lambda path: Image.new('RGB', (40, 48)).save(path, tiffinfo={274: 6}), 3, 'stored upright: .*a.tif has the'),
+])
+def test_what_is_refused(write, in_chans, text, tmp_path):
+    write(tmp_path / 'a.tif')
+    with pytest.raises(DatasetError, match=text) as error:
+        Scene(tmp_path / 'a.tif', in_chans)
+    assert '\n' not in str(error.value)
+
+
+def test_the_orientation_of_a_georeferenced_file_does_not_count(tmp_path):
+    Image.fromarray(noise(3, 40, 48).transpose(1, 2, 0)).save(tmp_path / 'a.tif', tiffinfo={274: 6})
+    (tmp_path / 'a.tfw').write_text('0.5\n0\n0\n-0.5\n1000.25\n1999.75\n')
+    assert np.array_equal(read(tmp_path / 'a.tif', 3).numpy(), noise(3, 40, 48))
+
+
+def test_bands_are_taken_out_as_the_error_says(tmp_path, monkeypatch):
+    from rasterio.rio.main import main_group
+
+    pixels = noise(4, 40, 48)
+    path = write_geotiff(tmp_path / 'a scene.tif', pixels)
+    with pytest.raises(DatasetError) as error:
+        Scene(path, 3)
+    command = str(error.value).split(', as rio ')[1].removesuffix(' does.')
+    monkeypatch.chdir(tmp_path)
+    main_group(shlex.split(command), standalone_mode=False)
+    assert np.array_equal(read('bands.tif', 3).numpy(), pixels[:3])
+
+
+def test_blocks_are_small_or_the_remedy_makes_them_so(tmp_path, monkeypatch):
+    pixels = noise(3, 96, 48)
+    path = write_geotiff(tmp_path / 'a.tif', pixels, blockysize=96, compress='deflate')
+    monkeypatch.setattr('rexnet_timm.data.geo.MAX_BLOCK', 10000)
+    with pytest.raises(DatasetError, match='a.tif has one of 96 x 48 pixels, which is decoded at once; .*TILED=True'):
+        Scene(path, 3)
+    rasterio.shutil.copy(path, tmp_path / 'tiled.tif', TILED=True, BLOCKXSIZE=32, BLOCKYSIZE=32)
+    assert np.array_equal(read(tmp_path / 'tiled.tif', 3).numpy(), pixels)
+
+
+@pytest.mark.parametrize('compress', [None, 'deflate'])
+def test_a_truncated_file_is_told_where_it_is_read(compress, tmp_path):
+    path = write_geotiff(tmp_path / 'a.tif', noise(3, 90, 100), compress=compress)
+    path.write_bytes(path.read_bytes()[:len(path.read_bytes()) // 2])
+    assert is_scene(path)
+    with Scene(path, 3) as scene:
+        scene.read((0, 10), (0, 100))
+        with pytest.raises(DatasetError, match='readable: .*a.tif is not .*; replace or remove the file') as error:
+            scene.read((80, 90), (0, 100))
+    assert '\n' not in str(error.value)
+
+
+def test_overviews_and_masks_are_no_pages(tmp_path):
+    pixels = noise(3, 90, 100)
+    path = write_geotiff(tmp_path / 'a.tif', pixels)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, 'r+') as file:
+        file.write_mask(pixels[0] > 100)
+        file.build_overviews([2, 4])
+    with Scene(path, 3) as scene:
+        window = scene.read((0, 90), (0, 100))
+    assert np.array_equal(window.pixels.numpy(), pixels) and np.array_equal(window.known, pixels[0] > 100)
+
+
+def test_jpeg_in_a_tiff_is_colour(tmp_path):
+    rows, columns = np.mgrid[:90, :100].astype(np.uint8)
+    pixels = np.stack([2 * rows, 2 * columns, 250 - rows - columns])
+    path = write_geotiff(tmp_path / 'a.tif', pixels, compress='jpeg', photometric='YCBCR')
+    assert np.abs(read(path, 3).numpy().astype(int) - pixels).mean() < 3
+    assert (read(path, 3).int() - read_image(path, 3).int()).abs().max() < 9
+
+
+def test_no_file_and_no_rasterio(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError):
+        Scene(tmp_path / 'a.tif', 3)
+    monkeypatch.setitem(sys.modules, 'rasterio', None)
+    with pytest.raises(ValueError, match=r"rasterio, which cannot be imported here: .*a.tif' is one; pip install "):
+        Scene(tmp_path / 'a.tif', 3)
+
+
+def test_ground_control_points_are_the_place(tmp_path):
+    corners = ((0, 0, 9., 50.), (0, 47, 9.1, 50.), (39, 0, 9., 49.))
+    points = [rasterio.control.GroundControlPoint(*corner) for corner in corners]
+    path = write_geotiff(tmp_path / 'a.tif', noise(3, 40, 48), transform=None, crs='EPSG:4326', gcps=points)
+    assert is_scene(path)
+    with Scene(path, 3) as scene:
+        place = scene.place()
+    assert [(point.row, point.col, point.x, point.y) for point in place['gcps']] == list(corners)
+    assert place['crs'] == 'EPSG:4326' and 'transform' not in place
+
+
+def test_polynomials_are_the_place(tmp_path):
+    numbers = dict.fromkeys(('height_off', 'lat_off', 'line_off', 'long_off', 'samp_off'), 5.)
+    scales = dict.fromkeys(('height_scale', 'lat_scale', 'line_scale', 'long_scale', 'samp_scale'), 2.)
+    terms = {name: [float(index) for index in range(20)] for name in (
+        'line_num_coeff', 'line_den_coeff', 'samp_num_coeff', 'samp_den_coeff')}
+    rpcs = rasterio.rpc.RPC(**numbers, **scales, **terms)
+    path = write_geotiff(tmp_path / 'a.tif', noise(3, 40, 48), transform=None, crs=None, rpcs=rpcs)
+    assert is_scene(path)
+    with Scene(path, 3) as scene:
+        assert scene.place()['rpcs'].to_dict() == {**rpcs.to_dict(), **{
+            name: scene.place()['rpcs'].to_dict()[name] for name in ('err_bias', 'err_rand')}}
