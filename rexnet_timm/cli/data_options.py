@@ -5,12 +5,13 @@ from collections.abc import Callable
 from ..data import DataDescription, Layout, SegmentationFolder, describe_data
 from ..data.formats import FORMATS
 from ..data.labels import HIGHEST, LABEL_MAPS, LOWEST
-from .parsing import number, one_of
+from .parsing import Kind, number, one_of
 
 __all__ = ['FLAGS', 'LABELS', 'LAYOUT', 'add_labels', 'add_layout', 'described', 'layout_of', 'summary']
 
 SHARE = number(float, above=0, below=1)
 DATA_FORMAT = one_of('auto', *FORMATS)
+LABEL_MAP = Kind('pairs such as 0:0 255:1, the name of a map or a file', str)
 IGNORE_INDEX = number(int, at_least=LOWEST, at_most=HIGHEST)
 
 LAYOUT = (
@@ -38,7 +39,7 @@ def add_layout(add: Callable[..., None]) -> None:
 
 def add_labels(add: Callable[..., None]) -> None:
     """Add the options of `LABELS` to a group."""
-    add('--label-map', nargs='+', metavar='FROM:TO', unset='that of the data, or none',
+    add('--label-map', kind=LABEL_MAP, nargs='+', metavar='FROM:TO', unset='that of the data, or none',
         help='number in the masks and its class, such as 0:0 255:1 (others are ignored); '
              f'{", ".join(LABEL_MAPS)}; or a file of pairs')
     add('--color-map', metavar='FILE', unset='that of the data, or none',

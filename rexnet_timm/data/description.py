@@ -2,6 +2,7 @@
 
 `formats` makes descriptions of folders and of files, and checkpoints carry them without the files.
 """
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -235,6 +236,11 @@ class DataDescription:
         if other.ignore_index is not None:
             own = replace(own, ignore_index=other.ignore_index)
         return replace(own, ignore_index=None) if own.ignore_index in dict(own.label_map) else own
+
+    def without_places(self) -> 'DataDescription':
+        """The same without whole paths in its layout, which would tell others of the machine of the training."""
+        layout = {name: value for name, value in self.layout.items() if not os.path.isabs(str(value))}
+        return replace(self, layout=layout, source=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values by name, which `from_dict` takes; files are left out."""

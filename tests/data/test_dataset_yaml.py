@@ -151,6 +151,8 @@ def test_a_description_in_a_checkpoint_is_plain_and_whole(described):
     saved = yaml.safe_load(yaml.safe_dump(trees.json.loads(trees.json.dumps(description.to_dict()))))
     assert 'source' not in saved
     assert DataDescription.from_dict(saved) == description and DataDescription.from_dict(saved).source is None
+    told = DataDescription(layout={'image_dir': '/home/me/set/{split}', 'image_suffix': '_i.png'}).without_places()
+    assert told.layout == {'image_suffix': '_i.png'} and description.without_places() == description
     assert description.file_labels == (0, 2) and description.ignore_label == 255
     assert DataDescription(ignore_index=7).ignore_label == 7 and DataDescription().ignore_label is None
     assert DataDescription(ignore_index=-1).ignore_label == 255
