@@ -139,7 +139,7 @@ class SegmentationFolder(Dataset):
         return (image, mask) if self.transform is None else self.transform(image, mask)
 
     def paths(self, index: int) -> tuple[Path, Path]:
-        """The files of a sample: (image, mask)."""
+        """The files of a sample: (image, mask), or what stands for a file in a larger one."""
         return self._pairs[index]
 
     @property

@@ -61,7 +61,7 @@ def stored_labels(mask: Any, colors: ColorTable | None = None) -> np.ndarray:
             f'Colours of a mask must have 8 bits a channel: {mask} has {header.bits}, of which some would be lost; '
             'save it as 8-bit RGB, or as grey or palette PNG of indices.')
     if colors is not None and picture.mode in ('1', 'L', 'P', 'PA', 'LA', *_COLOR_MODES):
-        return colors(_rgb(picture))
+        return _labels_of_colors(mask, picture, colors)
     if header.white_is_zero:
         raise DatasetError(
             f'A mask must say plainly which number a pixel has: {mask} is a TIFF with inverted grey (WhiteIsZero), '
@@ -88,6 +88,18 @@ def stored_labels(mask: Any, colors: ColorTable | None = None) -> np.ndarray:
         labels = labels.view(np.int8)
     if header.mode == 'I' and header.bits == 32 and header.signed is False:
         labels = labels.view(np.uint32)
+    return labels
+
+
+def _labels_of_colors(path: Path, picture: Image.Image, colors: ColorTable) -> np.ndarray:
+    """The labels of colours. DatasetError for a grey picture of numbers, which are no colours of the table."""
+    labels = colors(_rgb(picture))
+    if picture.mode in ('1', 'L') and (labels == colors.unlisted).any():
+        numbers = np.unique(np.array(picture)[labels == colors.unlisted]).tolist()
+        raise DatasetError(
+            f'A mask with a colour table must have colours: {path} is grey and has numbers such as '
+            f'{", ".join(map(str, numbers[:_MOST_SHOWN]))}; if these are labels, leave out color_map, or rename the file '
+            'labelmap.txt or class_dict.csv beside the data, which is taken for the table.')
     return labels
 
 

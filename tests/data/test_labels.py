@@ -128,6 +128,15 @@ def test_coloured_masks(tmp_path, mode):
     assert not merged[0][1].any()
 
 
+def test_grey_masks_beside_a_colour_table(tmp_path):
+    """Numbers are not taken for colours; black and white, where the table has them, are."""
+    table = {'a': [0, 0, 0], 'b': [255, 255, 255], 'c': [9, 0, 0]}
+    mask = trees.picture(0, 2)[1]
+    assert np.array_equal(grey(tmp_path, mask * np.uint8(255), color_map=table)[0][1].numpy(), mask)
+    with pytest.raises(DatasetError, match='must have colours: .*a.png is grey and has numbers such as 1; if '):
+        grey(tmp_path, mask, color_map=table)[0]
+
+
 def test_colours_that_would_be_cut(tmp_path):
     image_path, mask_path = one_sample(tmp_path)
     trees.save(image_path, np.zeros((8, 8, 3), np.uint8))

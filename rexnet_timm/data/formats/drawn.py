@@ -20,9 +20,8 @@ from PIL import Image, ImageDraw
 
 from ...errors import DatasetError
 from ..description import IMAGE_EXTENSIONS, DataDescription, DataSource, Layout, Sample
-from ..images import read_header
+from ..images import decode, read_header
 from ..labels import LabelTable, read_text
-from ..masks import stored_labels
 from .folders import folder_samples
 
 _logger = logging.getLogger(__name__)
@@ -145,12 +144,13 @@ class PanopticMask:
 
     def labels(self) -> np.ndarray:
         """int64 (H, W): numbers of categories, and `_VOID` for pixels of no segment."""
-        return LabelTable(1, None, _VOID, self.segments)(stored_labels(self.path, _panoptic_number))
+        return LabelTable(1, None, _VOID, self.segments)(_panoptic_numbers(self.path))
 
 
-def _panoptic_number(pixels: np.ndarray) -> np.ndarray:
-    red, green, blue = (pixels[..., channel].astype(np.int64) for channel in range(3))
-    return red + 256 * green + 256 * 256 * blue
+def _panoptic_numbers(path: Path) -> np.ndarray:
+    """int64 (H, W): the numbers of segments, of which red has the lowest byte."""
+    pixels = np.array(decode(path, 'mask')[0].convert('RGB'), np.int64)
+    return pixels @ (1, 256, 256 * 256)
 
 
 def coco(root: Path, layout: Layout) -> DataDescription | None:
