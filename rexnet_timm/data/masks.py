@@ -98,7 +98,7 @@ def _labels_of_colors(path: Path, picture: Image.Image, colors: ColorTable) -> n
         numbers = np.unique(np.array(picture)[labels == colors.unlisted]).tolist()
         raise DatasetError(
             f'A mask with a colour table must have colours: {path} is grey and has numbers such as '
-            f'{", ".join(map(str, numbers[:_MOST_SHOWN]))}; if these are labels, leave out color_map, or rename the file '
+            f'{", ".join(map(str, numbers[:_MOST_SHOWN]))}; if these are labels, leave out color_map, or rename '
             'labelmap.txt or class_dict.csv beside the data, which is taken for the table.')
     return labels
 
