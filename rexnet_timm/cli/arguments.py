@@ -15,6 +15,7 @@ from timm.optim import get_optimizer_info, list_optimizers
 
 from ..files import ENCODER_DOOR, PRETRAINED_DOOR
 from ..training.losses import TARGETS, WEIGHTS
+from .data_options import FLAGS, IGNORE_INDEX, add_labels, add_layout
 from .parsing import Kind, Parser, UsageError, find_recipe, number, one_of
 
 __all__ = ['create_train_parser', 'parse_train_args', 'repeatable_args', 'train_args_of', 'train_flags']
@@ -95,7 +96,7 @@ POLICY = Kind("a policy of timm, such as 'rand-m9-mstd0.5', 'augmix-m5-w4-d2' or
 def _add_data(group: Callable[[str], Callable[..., None]]) -> None:
     add = group('data')
     add('data', nargs='?', metavar='DIR', help='folder of the data; the same as --data-dir')
-    add('--data-dir', metavar='DIR', help='folder of the data')
+    add('--data-dir', metavar='DIR', help='folder of the data; of masks also a dataset.yaml that describes it')
     add('--dataset', kind=DATASET, default='',
         help='a built-in set, or one of timm such as torch/cifar10', unset='folders')
     add('--synthetic-images', kind=COUNT, default=512,
@@ -104,7 +105,7 @@ def _add_data(group: Callable[[str], Callable[..., None]]) -> None:
     add('--val-split', default='validation', help='part that is validated on')
     add('--class-map', default='', metavar='FILE', help='classification: file of class names, in the order of indices')
     add('--num-classes', kind=COUNT, help='classes of the labels, 1 for binary masks',
-        unset='that of the model; needed for folders of masks')
+        unset='that of the data or of the model')
     add('--in-chans', kind=COUNT, help='channels of the images', unset='3')
     add('--img-size', kind=SIDE, help='side of the training images or crops, in pixels', unset='that of the model')
     add('--input-size', kind=COUNT, nargs=3, metavar=('C', 'H', 'W'),
@@ -162,9 +163,11 @@ def _add_multi_scale(group: Callable[[str], Callable[..., None]]) -> None:
 
 
 def _add_segmentation(group: Callable[[str], Callable[..., None]]) -> None:
+    add_layout(group('files of images and masks'))
     add = group('segmentation')
-    add('--ignore-index', kind=number(int, at_least=0, at_most=65535),
-        help='label of the masks that does not count', unset='none')
+    add('--ignore-index', kind=IGNORE_INDEX,
+        help='label of the masks that does not count', unset='that of the data, or none')
+    add_labels(add)
     add('--seg-loss', kind=LOSS, default='ce', help="loss of a scale, also a sum such as 'ce+dice'")
     add('--class-weights', kind=POSITIVE, nargs='+', metavar='W',
         help="weight of each class in 'ce', more for rare ones; binary: background and foreground", unset="all 1")
@@ -283,7 +286,7 @@ def train_flags() -> dict[str, str]:
     """What the user types by what the library's errors say; of names only those that are no English words."""
     options = create_train_parser().options
     names = {**{name: name for name in options if '_' in name}, **_LIBRARY_NAMES}
-    return {**_LIBRARY_WORDS, **{name: f'--{option.replace("_", "-")}' for name, option in names.items()}}
+    return {**_LIBRARY_WORDS, **FLAGS, **{name: f'--{option.replace("_", "-")}' for name, option in names.items()}}
 
 
 def parse_train_args(argv: Sequence[str] | None = None, prog: str = 'rexnet train') -> argparse.Namespace:

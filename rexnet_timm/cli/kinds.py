@@ -4,6 +4,7 @@ A run asks `kind_of` once; whatever depends on the kind is a method of the objec
 class here, with the methods of `Kind`.
 """
 import argparse
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -24,7 +25,8 @@ from ..data import (
     create_segmentation_loader,
     create_segmentation_transform,
 )
-from ..data.description import IMAGE_EXTENSIONS, folder_pairs
+from ..data.description import IMAGE_EXTENSIONS
+from ..data.formats import holds_masks
 from ..errors import first_sentence, is_refusal
 from ..files import some
 from ..models import depth, rexnetv1, unet
@@ -35,6 +37,7 @@ from ..training.depth_losses import MultiScaleDepthLoss
 from ..training.losses import MultiScaleLoss
 from ..training.tasks import DepthTask, SegmentationTask
 from .build import Process, architecture_of, in_channels, is_smp
+from .data_options import described, summary
 from .unused import (
     CLASSIFICATION,
     DEPTH,
@@ -48,6 +51,8 @@ from .unused import (
     Need,
     warn_of_unused,
 )
+
+_logger = logging.getLogger(__name__)
 
 __all__ = ['Classification', 'Depth', 'Kind', 'Segmentation', 'kind_of']
 
@@ -63,11 +68,13 @@ class Kind:
         name: What the model learns, for messages.
         without_effect: Options that this kind does not read.
         needs: Options that it reads in some runs only.
+        takes_files: Whether a file may stand for the folder of the data, as it describes one.
     """
 
     name: str
     without_effect: frozenset[str]
     needs: tuple[Need, ...] = NEEDS
+    takes_files = False
 
     def check(self, args: argparse.Namespace) -> None:
         """Say which options have no effect, and refuse a data set that belongs to another kind.
@@ -79,7 +86,8 @@ class Kind:
             raise ValueError(
                 f'--dataset {args.dataset} is built in and reads no folder, got {args.data_dir!r} too: leave out one '
                 'of the two.')
-        if args.data_dir is not None and not os.path.isdir(args.data_dir):
+        if args.data_dir is not None and not (os.path.isdir(args.data_dir) or (
+                self.takes_files and os.path.isfile(args.data_dir))):
             raise ValueError(f'The folder of the data must exist, {args.data_dir!r} does not.')
         warn_of_unused(args, self.name, self.without_effect, self.needs)
 
@@ -138,6 +146,21 @@ class Segmentation(Kind):
     name = 'segmentation'
     without_effect = frozenset(CLASSIFICATION | DEPTH)
     needs = (*NEEDS, *NEEDS_OF_SCALES, *NEEDS_OF_SEGMENTATION)
+    takes_files = True
+
+    def __init__(self) -> None:
+        self._data: DataDescription | None = None
+
+    def _described(self, args: argparse.Namespace) -> DataDescription:
+        """What is known of the data, found once a run."""
+        if self._data is None:
+            is_said = os.path.isfile(args.data_dir) or args.image_dir or args.data_format not in (None, 'auto')
+            if not is_said and not holds_masks(args.data_dir, args.train_split) and _has_class_folders(args):
+                raise ValueError(
+                    f'--model {args.model} learns masks, and {args.data_dir!r} holds folders of images without any: '
+                    'pass --model rexnetv1_1_0 where they are classes, or add a folder of masks beside each.')
+            self._data = described(args, args.data_dir, args.ignore_index)
+        return self._data
 
     def check(self, args: argparse.Namespace) -> None:
         if args.dataset == 'synthetic-depth':
@@ -161,7 +184,10 @@ class Segmentation(Kind):
             return args.num_classes
         if args.dataset == 'synthetic':
             return SyntheticShapes(1).num_classes
-        raise ValueError('--num-classes is needed for segmentation: the classes of the masks, or 1 if binary.')
+        number = self._described(args).num_classes
+        if number is None:
+            raise ValueError('--num-classes is needed for segmentation: the classes of the masks, or 1 if binary.')
+        return number
 
     def datasets(self, args: argparse.Namespace, num_classes: int) -> tuple[Any, Any]:
         if args.dataset == 'synthetic':
@@ -169,13 +195,15 @@ class Segmentation(Kind):
             return tuple(
                 SyntheticShapes(length, num_classes=max(2, num_classes), seed=args.seed + index)
                 for index, length in enumerate(_lengths(args)))
-        if not folder_pairs(args.data_dir, args.train_split) and _has_class_folders(args):
-            raise ValueError(
-                f'--model {args.model} learns masks, and {args.data_dir!r} holds folders of images without any: pass '
-                '--model rexnetv1_1_0 where they are classes, or add a folder of masks beside each.')
-        return tuple(
-            SegmentationFolder(args.data_dir, split, num_classes, args.ignore_index, in_channels(args) or 3)
+        datasets = tuple(
+            SegmentationFolder(self._described(args), split, num_classes, in_chans=in_channels(args) or 3)
             for split in (args.train_split, args.val_split))
+        told = datasets[0].told_of_labels()
+        if int(os.environ.get('RANK') or 0) == 0:
+            _logger.info(summary(datasets))
+            if told:
+                _logger.warning(told)
+        return datasets
 
     def loaders(
             self,
@@ -228,7 +256,11 @@ class Segmentation(Kind):
 
     def _own_description(self, args: argparse.Namespace, dataset: Any, config: dict[str, Any]) -> dict[str, Any]:
         own = super()._own_description(args, dataset, config)
-        return {**own, 'class_names': dataset.class_names, 'ignore_index': getattr(dataset, 'ignore_index', None)}
+        if not isinstance(dataset, SegmentationFolder):
+            return {**own, 'class_names': dataset.class_names}
+        data = dataset.description
+        return {**own, **{name: getattr(data, name) for name in (
+            'class_names', 'colors', 'ignore_index', 'label_map', 'color_map', 'foreground', 'layout')}}
 
 
 class Depth(Kind):
@@ -339,13 +371,11 @@ class Classification(Kind):
 
     @staticmethod
     def _check_folder(args: argparse.Namespace) -> None:
-        # '' for a folder of images and a folder of masks in the folder itself
-        pairs = [pair for split in (args.train_split, '') for pair in folder_pairs(args.data_dir, split)]
-        if pairs:
-            images, masks = pairs[0]
+        found = holds_masks(args.data_dir, args.train_split)
+        if found:
             raise ValueError(
                 f'--model {args.model} learns one class for each image, and {args.data_dir!r} holds images with masks '
-                f'({images.name} with {masks.name}): pass --model rexnetv1_unet_1_0 and --num-classes, or a folder '
+                f'({found}): pass --model rexnetv1_unet_1_0 and --num-classes, or a folder '
                 'with a folder of images for each class.')
         for flag, split in (('--train-split', args.train_split), ('--val-split', args.val_split)):
             # timm would take all images for a part that is not there

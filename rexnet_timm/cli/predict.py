@@ -16,6 +16,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -49,7 +50,9 @@ SIDE = number(int, at_least=32)
 SHARE = number(float, at_least=0, below=1)
 
 # What the library calls an argument, and the option that sets it
-_OPTIONS = {'tile': '--tile', 'overlap': '--overlap', 'flips': '--tta', 'zooms': '--tta'}
+_OPTIONS = {
+    'tile': '--tile', 'overlap': '--overlap', 'flips': '--tta', 'zooms': '--tta',
+    'original_labels': '--original-labels'}
 _SYNONYMS = {'model': 'checkpoint', 'weights': 'checkpoint', 'out': 'output', 'gpu': 'device', 'force': 'overwrite'}
 
 
@@ -75,6 +78,8 @@ def create_parser(prog: str = 'rexnet predict') -> Parser:
              'classes, or a coloured map of depth; prob: probabilities as .npy, float32 (classes, height, width)')
     add('--depth-format', kind=DEPTH_FORMAT, unset='png',
         help='png: whole millimetres in 16 bits, 65535 for 65.535 m and everything beyond; tiff: metres in float32')
+    add('--original-labels', kind=bool,
+        help='write masks with the labels, or colours, that those of the training data had, instead of the classes')
     add('--overwrite', kind=bool, help='replace results that exist; without it nothing runs if there is one')
     add = parser.group('how it is predicted')
     add('--tile', kind=SIDE, nargs='+', metavar='N',
@@ -162,6 +167,9 @@ def _ending(args: argparse.Namespace, task: str) -> str:
         raise UsageError(f'--output-type is for masks and depth, and a classifier writes {TABLE}: leave it out.')
     if task == 'depth' and args.output_type == 'prob':
         raise UsageError('--output-type prob is for classes, and depth has no probabilities: take mask or overlay.')
+    if args.original_labels and (task != 'segmentation' or args.output_type != 'mask'):
+        raise UsageError(
+            f'--original-labels is for masks, and this is {args.output_type} of a model of {task}: leave it out.')
     if args.output_type == 'prob':
         return '.npy'
     return '.tif' if args.depth_format == 'tiff' else '.png'
@@ -225,10 +233,10 @@ def _reason(error: Exception) -> str | None:
     return None
 
 
-def _write(prediction: Prediction, target: Path, output_type: str) -> None:
+def _write(prediction: Prediction, target: Path, output_type: str, original_labels: bool = False) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if output_type != 'overlay':
-        prediction.save(target)
+        prediction.save(target, original_labels)
         return
     picture = prediction.overlay(1. if prediction.depth is not None else 0.5)
     with atomic_path(target) as part:
@@ -273,6 +281,8 @@ def predict(args: argparse.Namespace, prog: str = 'rexnet predict') -> int:
     task, output = description_of(model).task, Path(args.output)
     ending, (flips, zooms) = _ending(args, task), _views(args.tta or (), task)
     scenes = _scenes(args, images, task)
+    if args.original_labels:
+        description_of(model).in_files(np.zeros((1, 1), np.int64))  # before any image: labels that can be written
     predictor = Predictor(
         model, tile=tuple(args.tile * 2)[:2] if args.tile else None, overlap=args.overlap,
         flips=flips, zooms=zooms, keep_probabilities=args.output_type == 'prob')
@@ -335,13 +345,14 @@ def _predict_all(
         try:
             with torch.autocast(process.device.type, enabled=args.amp):
                 if source in scenes and predictor.task != 'classification':
-                    _write_scene(predictor, source, target, args.output_type, bar.disable)
+                    output = 'labels' if args.original_labels else args.output_type
+                    _write_scene(predictor, source, target, output, bar.disable)
                     continue
                 prediction = predictor(source)
             if predictor.task == 'classification':
                 rows.append([str(source), *(word for name, score in prediction.top(TOP) for word in (name, score))])
             else:
-                _write(prediction, target, args.output_type)
+                _write(prediction, target, args.output_type, args.original_labels)
         except Exception as error:
             reason = _reason(error)
             if reason is None:

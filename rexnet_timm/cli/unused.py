@@ -6,6 +6,8 @@ from typing import Any
 
 from timm.optim import OptimInfo, get_optimizer_info
 
+from .data_options import LABELS, LAYOUT
+
 __all__ = [
     'CLASSIFICATION', 'DEPTH', 'NEEDS', 'NEEDS_OF_CLASSIFICATION', 'NEEDS_OF_SCALES', 'NEEDS_OF_SEGMENTATION', 'Need',
     'SCALES', 'SEGMENTATION', 'SYNTHETIC', 'warn_of_unused']
@@ -18,7 +20,8 @@ SYNTHETIC = ('synthetic', 'synthetic-depth')
 CLASSIFICATION = {
     'class_map', 'crop_pct', 'drop', 'gp', 'train_interpolation', 'aa', 'reprob', 'remode', 'recount', 'mixup',
     'cutmix', 'mixup_prob', 'mixup_switch_prob', 'mixup_mode', 'smoothing', 'bce_loss', 'ratio'}
-SEGMENTATION = {'ignore_index', 'seg_loss', 'class_weights', 'scale_target', 'object_share', 'background_classes'}
+MASKS = {*LAYOUT, *LABELS, 'ignore_index'}
+SEGMENTATION = MASKS | {'seg_loss', 'class_weights', 'scale_target', 'object_share', 'background_classes'}
 SCALES = {'scales', 'scale_weights', 'fade_epochs'}
 DEPTH = {'min_depth', 'max_depth', 'smoothness'}
 
@@ -72,7 +75,7 @@ NEEDS_OF_SEGMENTATION: tuple[Need, ...] = (
     ({'object_share', 'background_classes'}, lambda args: args.scale_target == 'object',
      'without --scale-target object'),
     ({'scale_target'}, lambda args: any(_scales(args) or (0, 1)), 'without a coarse scale'),
-    ({'train_split', 'val_split', 'ignore_index'}, lambda args: args.dataset not in SYNTHETIC,
+    ({'train_split', 'val_split'} | MASKS, lambda args: args.dataset not in SYNTHETIC,
      'with a built-in --dataset'),
 )
 NEEDS_OF_CLASSIFICATION: tuple[Need, ...] = (

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
-from ..data import DataDescription
+from ..data import DataDescription, Layout
 from ..deployment.evaluate import evaluate
 from ..deployment.load import HUB, description_of, load_model
 from ..deployment.results import summary_row, write_rows
 from .build import start_process
 from .built_in import PARTS, SETS, add_built_in, built_in_part
+from .data_options import FLAGS, LABELS, add_labels, add_layout, described
 from .parsing import VIEW, Parser, UsageError, number, one_of, report_errors, views
 
 __all__ = ['main', 'run']
@@ -37,11 +38,14 @@ def create_parser(prog: str = 'rexnet validate') -> Parser:
                   'gpu': 'device', 'output': 'results_dir'})
     add = parser.group('data')
     add('data', nargs='?', metavar='DIR', help='folder of the data; the same as --data-dir')
-    add('--data-dir', metavar='DIR', help='folder of the data')
+    add('--data-dir', metavar='DIR', help='folder of the data; of masks also a dataset.yaml that describes it')
     add_built_in(add)
     add('--split', default='test', help='part that is measured')
     add('-b', '--batch-size', kind=COUNT, default=8, help='images of one size at once in each process')
     add('-j', '--workers', kind=INDEX, default=min(4, os.cpu_count() or 1), help='loading processes of each process')
+    add = parser.group('files of images and masks, where they are not as in training')
+    add_layout(add)
+    add_labels(add)
     add = parser.group('model')
     add('--checkpoint', required=True, metavar='RUN',
         help='folder of a run, a checkpoint, a folder of save_pretrained, an exported file, or hf-hub:USER/NAME')
@@ -94,6 +98,16 @@ def _check_task(args: argparse.Namespace, model: Any, description: DataDescripti
             'has one: leave it out.')
 
 
+def _folder(args: argparse.Namespace, description: DataDescription) -> DataDescription | str:
+    """What is validated on: a folder of masks described by the options, and else as the model knows its data."""
+    folder = args.data if args.data is not None else args.data_dir
+    if description.task != 'segmentation' or not os.path.exists(folder):
+        return folder
+    data = described(args, folder, otherwise=Layout(**description.layout))
+    is_labelled = any(getattr(args, name) is not None for name in LABELS)
+    return data if is_labelled else data.labelled_as(description)
+
+
 def _results_dir(args: argparse.Namespace) -> str:
     if args.results_dir:
         return args.results_dir
@@ -139,8 +153,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     description = description_of(model)
     _check_task(args, model, description)
     _check_outputs(args)
-    folder = args.data if args.data is not None else args.data_dir
-    data = built_in_part(args, args.split, model, description) if args.dataset else folder
+    data = built_in_part(args, args.split, model, description) if args.dataset else _folder(args, description)
     flips, zooms = views(args.tta or ())
     results = evaluate(
         model, data, args.split, batch_size=args.batch_size, workers=args.workers, amp=args.amp,
@@ -203,5 +216,5 @@ def main(argv: Sequence[str] | None = None, prog: str = 'rexnet validate') -> in
                 torch.distributed.destroy_process_group()
 
     return report_errors(prog, command, {
-        'batch_size': '--batch-size', 'flips': '--tta', 'zooms': '--tta', 'overwrite': '--overwrite',
+        **FLAGS, 'batch_size': '--batch-size', 'flips': '--tta', 'zooms': '--tta', 'overwrite': '--overwrite',
         'results_dir': '--results-dir'})

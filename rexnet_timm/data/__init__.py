@@ -1,7 +1,9 @@
 """Data of the dense tasks: folders of images and masks, the built-in synthetic sets, joint transforms, loaders."""
 from ..errors import DatasetError, sample_error_message
-from .description import DataDescription, palette
+from .description import DataDescription, Layout, palette
 from .folder import SegmentationFolder
+from .formats import describe_data
+from .formats.dataset_yaml import write_dataset_yaml
 from .loader import check_batch_size, create_segmentation_loader
 from .synthetic import SyntheticShapes
 from .synthetic_depth import SyntheticDepth
@@ -10,6 +12,7 @@ from .transforms import create_depth_transform, create_segmentation_transform
 __all__ = [
     'DataDescription',
     'DatasetError',
+    'Layout',
     'SegmentationFolder',
     'SyntheticDepth',
     'SyntheticShapes',
@@ -17,6 +20,8 @@ __all__ = [
     'create_depth_transform',
     'create_segmentation_loader',
     'create_segmentation_transform',
+    'describe_data',
     'palette',
     'sample_error_message',
+    'write_dataset_yaml',
 ]

@@ -1,10 +1,10 @@
-"""What a data set is: its splits, pairs of files, class names and colours.
+"""What a data set is: where its samples lie, what its labels mean, and how its images are read.
 
-The layouts are those that CamVid (SegNet tutorial), Cityscapes-like sets and most labelling tools write. Everything
-that can be wrong with the folders is reported here, by file name, as a `DatasetError`.
+`formats` makes descriptions of folders and of files, and checkpoints carry them without the files.
 """
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,11 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from ..errors import DatasetError
 
 IMAGE_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
-MASK_EXTENSIONS = ('.png', '.bmp', '.tif', '.tiff')
+MASK_EXTENSIONS = ('.png', '.bmp', '.tif', '.tiff', '.gif', '.npy')
 DEFAULT_IGNORE_LABEL = 255
+LARGE_IGNORE_LABEL = 65535  # where 255 is a class
 
-_SPLIT_SYNONYMS = (('train', 'training'), ('val', 'valid', 'validation'), ('test',))
-_MASK_FOLDERS = ('masks', 'annotations', 'labels')
-_ARTICLES = {'image': 'an', 'mask': 'a'}
+_SPLIT_SYNONYMS = (('train', 'training'), ('val', 'valid', 'validation'), ('test', 'testing'))
 # First colours of `palette`: well apart, and none so dark or so light that an overlay hides it.
 _FIRST_COLORS = (
     (70, 76, 92), (230, 84, 72), (64, 150, 232), (244, 190, 60), (60, 178, 112), (158, 94, 214),
@@ -29,16 +28,104 @@ _FIRST_COLORS = (
 
 TASKS = ('segmentation', 'depth', 'classification')
 
+# An image and its mask: paths, or what stands for a file in a larger one (see `formats`)
+Sample = tuple[Any, Any]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the files of a data set are laid out, as far as that is said and not detected.
+
+    Attributes:
+        data_format: A name of `formats.FORMATS`, or 'auto'.
+        image_dir: Folder of the images below the root; `{split}` in it stands for the name of a split.
+        mask_dir: Folder of the masks, likewise.
+        image_suffix: How the names of images end, behind what they share with their masks, such as `_leftImg8bit.png`.
+        mask_suffix: How the names of masks end.
+        split_file: List of the images of a split, a name a line, with `{split}` in its path.
+        val_share: Share of the images that is kept for validation where there is no validation split; None takes
+            `DEFAULT_VAL_SHARE` where there are no splits at all.
+        split_seed: Which images these are.
+    """
+    data_format: str = 'auto'
+    image_dir: str | None = None
+    mask_dir: str | None = None
+    image_suffix: str | None = None
+    mask_suffix: str | None = None
+    split_file: str | None = None
+    val_share: float | None = None
+    split_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.image_dir is None) != (self.mask_dir is None):
+            given, lacking = ('image_dir', 'mask_dir') if self.mask_dir is None else ('mask_dir', 'image_dir')
+            raise ValueError(f'image_dir and mask_dir belong together, got only {given}: pass {lacking} too.')
+        if self.val_share is not None and not 0 < self.val_share < 1:
+            raise ValueError(f'val_share must be above 0 and below 1, got {self.val_share}.')
+
+    def given(self) -> dict[str, Any]:
+        """What is said: the values that are not the defaults."""
+        return {item.name: value for item in fields(self) if (value := getattr(self, item.name)) != item.default}
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where the samples of a data set are.
+
+    Attributes:
+        format: The name of the format that it is read as.
+        root: Folder, or file, of the data.
+        splits: Names of the splits that are there.
+        find: The samples of a split, by one of those names; a DatasetError for another.
+        kept: Share of the training images that is kept for validation, where there is no split for that.
+    """
+    format: str
+    root: Path
+    splits: tuple[str, ...]
+    find: Callable[[str], list[Sample]]
+    kept: float | None = None
+
+    def __str__(self) -> str:
+        return f'{self.format}, {self.kept:.0%} of it kept for validation' if self.kept else self.format
+
+    def name_of(self, split: str) -> str | None:
+        """What a split is called here: the asked name, or a synonym such as 'val' for 'validation'; None for none."""
+        return next((name for name in split_names(split) if name in self.splits), None)
+
+    def samples(self, split: str) -> list[Sample]:
+        """The pairs of image and mask of a split.
+
+        Raises:
+            DatasetError: No such split, or files that do not pair; the text has what was found.
+        """
+        return self.find(self.name_of(split) or split)
+
+    def no_split(self, split: str) -> DatasetError:
+        """The error for a split that is not there."""
+        share = ', or pass val_share=0.2 to keep a part of the training images for it' \
+            if 'validation' in split_names(split) and self.name_of('train') else ''
+        return DatasetError(
+            f'There is no split "{split}" in {self.root}, read as {self}: it has '
+            f'{", ".join(self.splits) or "none"}; name one of them{share}.')
+
 
 @dataclass(frozen=True)
 class DataDescription:
-    """What a model knows of the data that it was trained on. Plain values, saved with it.
+    """What is known of a data set, and what a model knows of the one that it was trained on.
+
+    All but `source` are plain values, which are saved with a model.
+
+    Labels: the numbers of a mask (of a coloured one those that `color_map` gives its colours) become classes by
+    `label_map`, and what that does not list is ignored; without it, they are the classes.
 
     Attributes:
         task: 'segmentation', 'depth' or 'classification'.
         class_names: One name a class; of a binary mask background and foreground. Empty where they are not known.
         colors: RGB from 0 to 255 of each class, for pictures. Empty takes those of `palette`.
-        ignore_index: Label that does not count, None for no such label.
+        ignore_index: Label in the files that does not count, None for no such label.
+        label_map: Pairs of a label in the files and its class; empty where labels are classes.
+        color_map: Pairs of an RGB colour in the files and its label; empty where masks hold numbers.
+        foreground: Of binary masks without a label map, the number in the files that is class 1: 1 or 255.
         in_chans: Channels of the images.
         mean: Mean of each channel, of values in `value_range`.
         std: Standard deviation of each channel, likewise.
@@ -48,6 +135,8 @@ class DataDescription:
         interpolation: How images are resized.
         min_depth: Depth of disparity 1 in metres, for depth.
         max_depth: Depth of disparity 0 in metres, for depth.
+        layout: What was said of the layout of the files, by names of `Layout`.
+        source: Where the samples are; None in the description of a model.
 
     Raises:
         ValueError: A value that does not fit the others.
@@ -65,12 +154,17 @@ class DataDescription:
     interpolation: str = 'bilinear'
     min_depth: float | None = None
     max_depth: float | None = None
+    label_map: tuple[tuple[int, int], ...] = ()
+    color_map: tuple[tuple[tuple[int, int, int], int], ...] = ()
+    foreground: int = 1
+    layout: Mapping[str, Any] = field(default_factory=dict)
+    source: DataSource | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        for field in fields(self):  # lists, as JSON and YAML have them, become tuples
-            value = getattr(self, field.name)
+        for item in fields(self):  # lists, as JSON and YAML have them, become tuples
+            value = getattr(self, item.name)
             if isinstance(value, (list, tuple)):
-                object.__setattr__(self, field.name, _tuples(value))
+                object.__setattr__(self, item.name, _tuples(value))
         if self.task not in TASKS:
             raise ValueError(f'task must be one of {", ".join(TASKS)}, got {self.task!r}.')
         for name in ('mean', 'std'):
@@ -83,14 +177,81 @@ class DataDescription:
                 f'colors must have one entry for each of the {len(self.class_names)} class names, got '
                 f'{len(self.colors)}.')
 
+    @property
+    def num_classes(self) -> int | None:
+        """Classes of the masks, None where they are not known."""
+        known = [label for _, label in self.label_map or self.color_map]
+        return len(self.class_names) or (max(known) + 1 if known else None)
+
+    @property
+    def ignore_label(self) -> int | None:
+        """What pixels that do not count are in label tensors, None where all of them count."""
+        if self.ignore_index is None and not self.label_map and not self.color_map:
+            return None
+        return ignored_label(self.ignore_index, bool(self.label_map or self.color_map), self.num_classes or 1)
+
+    @property
+    def file_labels(self) -> tuple[int, ...]:
+        """The label in the files of each class, of several the first; empty where labels are classes."""
+        if self.label_map:
+            first: dict[int, int] = {}
+            for label, index in self.label_map:
+                first.setdefault(index, label)
+            return tuple(first.get(index, -1) for index in range(max(first) + 1))  # -1 for a class of no label
+        return (0, self.foreground) if self.foreground != 1 else ()
+
+    def in_files(self, classes: np.ndarray) -> np.ndarray:
+        """Classes as the masks of the data have them.
+
+        Args:
+            classes: Whole numbers (H, W).
+
+        Returns:
+            Labels, uint8 or uint16 (H, W), or with a `color_map` RGB colours, uint8 (H, W, 3).
+
+        Raises:
+            ValueError: A class without a label, or a label that no picture holds.
+        """
+        if self.color_map:
+            color_of: dict[int, tuple[int, int, int]] = {}
+            for color, label in self.color_map:
+                color_of.setdefault(label, color)
+            labels = self.file_labels or sorted(color_of)
+            return np.array([color_of[label] for label in labels], np.uint8)[classes]
+        labels = self.file_labels
+        if not labels:
+            return classes.astype(np.uint8 if classes.max(initial=0) <= 255 else np.uint16)
+        if min(labels) < 0 or max(labels) > LARGE_IGNORE_LABEL:
+            raise ValueError(
+                f'Labels of the files must be from 0 to {LARGE_IGNORE_LABEL} to be written, and the label map has '
+                f'{min(labels) if min(labels) < 0 else max(labels)}: leave out original_labels.')
+        return np.array(labels, np.uint8 if max(labels) <= 255 else np.uint16)[classes]
+
+    def labelled_as(self, other: 'DataDescription') -> 'DataDescription':
+        """These data with labels that mean what another description says, as far as it says something."""
+        own, maps = self, (other.label_map, other.color_map)
+        if any(maps) and maps != (own.label_map, own.color_map):
+            # names belong to the classes as they were
+            own = replace(own, label_map=maps[0], color_map=maps[1], class_names=(), colors=())
+        if other.ignore_index is not None:
+            own = replace(own, ignore_index=other.ignore_index)
+        return replace(own, ignore_index=None) if own.ignore_index in dict(own.label_map) else own
+
+    def without_places(self) -> 'DataDescription':
+        """The same without whole paths in its layout, which would tell others of the machine of the training."""
+        layout = {name: value for name, value in self.layout.items() if not os.path.isabs(str(value))}
+        return replace(self, layout=layout, source=None)
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values by name, which `from_dict` takes."""
-        return asdict(self)
+        """Plain values by name, which `from_dict` takes; files are left out."""
+        values = asdict(replace(self, source=None))
+        del values['source']
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> 'DataDescription':
         """From what `to_dict` gave, also by way of JSON or YAML; names of later releases are left out."""
-        known = {field.name for field in fields(cls)}
+        known = {item.name for item in fields(cls)} - {'source'}
         return cls(**{name: value for name, value in values.items() if name in known})
 
     def palette(self, num_classes: int) -> np.ndarray:
@@ -98,6 +259,25 @@ class DataDescription:
         if len(self.colors) == num_classes:
             return np.array(self.colors, dtype=np.uint8)
         return palette(num_classes)
+
+
+def split_names(split: str) -> tuple[str, ...]:
+    """The asked name of a split first, then its synonyms."""
+    for names in _SPLIT_SYNONYMS:
+        if split in names:
+            return (split, *(name for name in names if name != split))
+    return (split,)
+
+
+def ignored_label(ignore_index: int | None, is_mapped: bool, num_classes: int) -> int:
+    """The label of ignored pixels and of padding in label tensors.
+
+    It is the ignored label of the files where tensors have their numbers and can hold it, and otherwise 255, or 65535
+    where there are so many classes.
+    """
+    if ignore_index is not None and 0 <= ignore_index <= LARGE_IGNORE_LABEL and not is_mapped:
+        return ignore_index
+    return DEFAULT_IGNORE_LABEL if num_classes <= DEFAULT_IGNORE_LABEL else LARGE_IGNORE_LABEL
 
 
 def _tuples(value: Sequence[Any]) -> tuple[Any, ...]:
@@ -133,142 +313,3 @@ def palette(num_classes: int) -> np.ndarray:
         chosen.append(color)
         nearest = np.minimum(nearest, ((grid - color) ** 2 * weights).sum(axis=1))
     return np.array(chosen, dtype=np.uint8)
-
-
-def _split_names(split: str) -> tuple[str, ...]:
-    """The asked name first, then its synonyms."""
-    for names in _SPLIT_SYNONYMS:
-        if split in names:
-            return (split, *(name for name in names if name != split))
-    return (split,)
-
-
-def _layouts(root: Path, split: str) -> list[tuple[Path, Path]]:
-    """Every (image folder, mask folder) in which a split may be stored."""
-    return (
-        [(root / split, root / f'{split}annot')]
-        + [(root / split / 'images', root / split / masks) for masks in _MASK_FOLDERS]
-        + [(root / 'images' / split, root / masks / split) for masks in _MASK_FOLDERS]
-    )
-
-
-def folder_pairs(root: str | Path, split: str) -> list[tuple[Path, Path]]:
-    """Every (image folder, mask folder) that a folder has for a split, under the first of its names that has any."""
-    for name in _split_names(split):
-        found = [folders for folders in _layouts(Path(root), name) if all(folder.is_dir() for folder in folders)]
-        if found:
-            return found
-    return []
-
-
-def find_folders(root: str | Path, split: str) -> tuple[Path, Path]:
-    """Find a split's folders in any of the layouts that `SegmentationFolder` lists.
-
-    Args:
-        root: Folder of the data set.
-        split: Name of the split; train/training and val/valid/validation are tried for each other.
-
-    Returns:
-        The folder of images and the folder of masks.
-
-    Raises:
-        DatasetError: No such root, no layout fits, or several fit.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise DatasetError(f'The data set must be a folder: {root} does not exist or is no folder; check the path.')
-    found = folder_pairs(root, split)
-    if len(found) > 1:
-        masks = ' and '.join(str(folders[1]) for folders in found)
-        raise DatasetError(f'A split must have one folder of masks: found {masks}; move or rename all but one.')
-    if found:
-        return found[0]
-
-    layouts = '; '.join(f'{images} with {masks}' for images, masks in (
-        (f'{split}/', f'{split}annot/'),
-        (f'{split}/images/', f'{split}/masks/'),
-        (f'images/{split}/', f'masks/{split}/'),
-    ))
-    present = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith('.'))
-    content = f'has the folders {", ".join(present[:8])}{", ..." if len(present) > 8 else ""}' if present \
-        else 'has no folders'
-    half = [
-        f'{images} has no {masks}' for name in _split_names(split) for images, masks in _layouts(root, name)[1::3]
-        if images.is_dir()
-    ]
-    raise DatasetError(
-        f'No folders of images and masks for split "{split}": {root} {content}{"".join(f"; {text}" for text in half)}. '
-        f'Arrange it as one of: {layouts} ("masks" may also be called "annotations" or "labels"; '
-        f'split names tried: {", ".join(_split_names(split))}).')
-
-
-def files_by_stem(folder: Path, extensions: tuple[str, ...], kind: str) -> dict[str, Path]:
-    files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        # Names with a leading dot are what file managers leave behind, not data.
-        if path.name.startswith('.') or path.suffix.lower() not in extensions or not path.is_file():
-            continue
-        if path.stem in files:
-            raise DatasetError(
-                f'Each {kind} must have a stem of its own, by which pairs are matched: {files[path.stem].name} '
-                f'and {path.name} in {folder} share "{path.stem}"; remove or rename one.')
-        files[path.stem] = path
-    if not files:
-        raise DatasetError(
-            f'The folder of {kind}s is empty: {folder} has no file ending in {", ".join(extensions)}; '
-            'put the files directly into it.')
-    return files
-
-
-def require_partner(files: dict[str, Path], partners: dict[str, Path], kind: str, partner: str, folder: Path) -> None:
-    alone = [path for stem, path in files.items() if stem not in partners]
-    if alone:
-        names = ', '.join(path.name for path in alone[:3]) + (', ...' if len(alone) > 3 else '')
-        raise DatasetError(
-            f'Each {kind} must have {_ARTICLES[partner]} {partner} of the same stem: {len(alone)} of {len(files)} '
-            f'{kind}s in {alone[0].parent} have none ({names}); add the {partner}s to {folder} or remove the {kind}s.')
-
-
-def read_class_names(root: Path, num_classes: int) -> list[str]:
-    """One name a class, from `root/classes.txt` or, without that file, "class 0", "class 1", ...
-
-    Args:
-        root: Folder of the data set.
-        num_classes: Number of classes. 1 is a binary mask, which has the names of background and foreground: the file
-            has both or that of the foreground, and without it they are "background" and "foreground".
-
-    Raises:
-        DatasetError: Not UTF-8 text, another number of names than of classes, or a name that stands twice.
-    """
-    path = root / 'classes.txt'
-    if not path.is_file():
-        return ['background', 'foreground'] if num_classes == 1 else [f'class {index}' for index in range(num_classes)]
-    try:
-        lines = path.read_text(encoding='utf-8-sig').splitlines()
-    except UnicodeDecodeError as error:
-        raise DatasetError(f'Class names must be UTF-8 text: {path} is not ({error}); save it as UTF-8.') from error
-    # spaces that cannot be seen make no other name
-    numbered = [(' '.join(line.split()), number) for number, line in enumerate(lines, 1) if line.strip()]
-    names = [name for name, _ in numbered]
-    if not names:
-        raise DatasetError(
-            f'classes.txt must name every class, one a line: {path} has no names; write them, or remove the file.')
-    if len(names) != num_classes and not (num_classes == 1 and len(names) == 2):
-        one = ', or that of the foreground, since num_classes is 1' if num_classes == 1 else ''
-        raise DatasetError(
-            f'classes.txt must name every class, one a line, without the ignored label{one}: {path} has {len(names)} '
-            f'names, num_classes is {num_classes}; correct the file or pass num_classes={len(names)}.')
-    first: dict[str, int] = {}
-    for name, number in numbered:
-        if name in first:
-            raise DatasetError(
-                f'Every class must have a name of its own: {path} has {name!r} in the lines {first[name]} and '
-                f'{number}; rename one of the two.')
-        first[name] = number
-    if len(names) == 1 == num_classes:
-        if names == ['background']:
-            raise DatasetError(
-                f'The one name of a binary set must be that of the foreground: {path} has {names[0]!r}; name the '
-                'foreground, or both in two lines.')
-        names = ['background', *names]
-    return names

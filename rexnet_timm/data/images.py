@@ -31,7 +31,8 @@ _UPRIGHT = {
 _BIT_DEPTH_OF_PNG = 24  # the place of this byte in every PNG file
 # Tags of TIFF, by their names in the specification.
 _NEW_SUBFILE_TYPE, _BITS_PER_SAMPLE, _PHOTOMETRIC_INTERPRETATION = 254, 258, 262
-_SAMPLES_PER_PIXEL, _EXTRA_SAMPLES = 277, 338
+_SAMPLES_PER_PIXEL, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 277, 338, 339
+_UNSIGNED, _SIGNED = 1, 2  # sample formats
 _OVERVIEW_OR_MASK = 0b101  # bits of NewSubfileType
 _WHITE_IS_ZERO = 0
 _ASSOCIATED_ALPHA = 1
@@ -50,6 +51,8 @@ class Header:
         turned: Whether height and width are the other way round in the file (EXIF orientations 5 to 8).
         white_is_zero: Whether Pillow inverts the stored numbers.
         associated_alpha: Whether Pillow divides the stored colours by the fourth channel.
+        signed: Whether the stored numbers have a sign, of which Pillow tells nothing at 8 bits; None where the format
+            does not say.
     """
     format: str
     mode: str
@@ -59,6 +62,7 @@ class Header:
     turned: bool
     white_is_zero: bool
     associated_alpha: bool
+    signed: bool | None
 
 
 class TooLargeError(DatasetError):
@@ -74,7 +78,8 @@ def max_pixels() -> int | None:
 def _open(path: Path, kind: str) -> Iterator[Image.Image]:
     """The file with its header read. Only Pillow's calls belong inside: all that they raise names the file."""
     try:
-        with Image.open(path) as image:
+        # what stands for a file in a larger one opens itself
+        with Image.open(path if isinstance(path, Path) else path.open('rb')) as image:
             yield image
     except Image.DecompressionBombError as error:
         raise TooLargeError(
@@ -116,7 +121,7 @@ def _header(image: Image.Image, path: Path) -> Header:
     tags = image.tag_v2 if image.format == 'TIFF' else {}
     bits = max(tags.get(_BITS_PER_SAMPLE, (1,))) if tags else {'1': 1, 'I': 32, 'F': 32}.get(image.mode, 8)
     if image.format == 'PNG':
-        with open(path, 'rb') as file:
+        with path.open('rb') as file:
             bits = file.read(_BIT_DEPTH_OF_PNG + 1)[-1]
     turned = _orientation(image, decoded=False) in (5, 6, 7, 8)
     width, height = image.size
@@ -125,7 +130,8 @@ def _header(image: Image.Image, path: Path) -> Header:
     return Header(
         image.format, image.mode, bits, tags.get(_SAMPLES_PER_PIXEL, len(image.getbands())), (height, width), turned,
         tags.get(_PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO,
-        _ASSOCIATED_ALPHA in tags.get(_EXTRA_SAMPLES, ()))
+        _ASSOCIATED_ALPHA in tags.get(_EXTRA_SAMPLES, ()),
+        _SIGNED in tags.get(_SAMPLE_FORMAT, (_UNSIGNED,)) if tags else None)
 
 
 def _check_pages(pages: int, path: Path, kind: str) -> None:

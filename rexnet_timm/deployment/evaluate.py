@@ -51,9 +51,9 @@ def evaluate(
         model: A model of `load_model`, on the device where it shall run; it is put into evaluation mode. Or a task in
             training, with a loader of its batches as `data`: it is measured as after an epoch, by
             `rexnet_timm.training.engine.evaluate`, and no other argument counts.
-        data: Folder as for training, or a map-style data set. Samples are an image uint8 (C, H, W), which is prepared
-            as the model's description says, or a float one, which is taken as it is, with labels or depth (H, W); for
-            classification a picture or a tensor with the number of its class.
+        data: Folder as for training, or a description of one, or a map-style data set. Samples are an image uint8
+            (C, H, W), which is prepared as the model's description says, or a float one, which is taken as it is, with
+            labels or depth (H, W); for classification a picture or a tensor with the number of its class.
         split: Part of the folder.
         batch_size: Images at once in each process, all of one size.
         workers: Loading processes of each process.
@@ -97,7 +97,7 @@ def evaluate(
         _check_new(results_dir)
     options = dict(tile=tile, overlap=overlap, flips=tuple(flips), zooms=tuple(zooms)) if uses_infer else None
     keys = (FINEST, *(model.scales if scales else ()))
-    runner = RUNNERS[description.task](model.eval(), description, amp, keys, options)
+    runner = RUNNERS[description.task](model.eval(), samples.description, amp, keys, options)
 
     scores = {key: runner.scores() for key in keys}
     with torch.inference_mode():

@@ -269,7 +269,7 @@ def _metadata(
     told.num_classes = num_classes
     describe(told, description)
     values = {
-        'description': description.to_dict(), 'class_names': told.class_names, 'colors': told.colors,
+        'description': description.without_places().to_dict(), 'class_names': told.class_names, 'colors': told.colors,
         'preprocessing': told.preprocessing, 'takes_uint8': normalize, 'output': output, 'num_classes': num_classes,
         'size': None if size is None else list(size)}
     return {name: json.dumps(value) for name, value in values.items()}

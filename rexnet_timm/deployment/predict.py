@@ -112,7 +112,7 @@ class Prediction:
         image = self.image if self.image.shape[0] in (3, 4) else self.image[:1].expand(3, -1, -1)
         return Image.fromarray(image[:3].permute(1, 2, 0).contiguous().numpy())
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike, original_labels: bool = False) -> None:
         """Write the prediction, whole or not at all, in the format that the ending of the name tells.
 
         None of them tells where on the earth the image lies: `Predictor.write` gives a TIFF that does.
@@ -122,6 +122,11 @@ class Prediction:
         * Depth: `.png` has whole millimetres in 16 bits, in which 65535 is 65.535 m and everything beyond; `.tif` and
           `.tiff` have metres in float32, and `.npy` has them too.
         * Classification: `.csv` has a class and its score in each line, the highest first; `.npy` has the scores.
+
+        Args:
+            path: The file.
+            original_labels: Whether a mask in PNG has the labels, or colours, that the masks of the training data had,
+                instead of the classes.
 
         Raises:
             FileNotFoundError: The folder does not exist.
@@ -148,9 +153,23 @@ class Prediction:
             with atomic_path(path) as part, open(part, 'w', newline='', encoding='utf-8') as file:
                 csv.writer(file).writerows([('class', 'score'), *self.top(self.num_classes)])
         else:
-            picture, options = self._picture(ending)
+            picture, options = self._original() if original_labels else self._picture(ending)
             with atomic_path(path) as part:
                 picture.save(part, **options)
+
+    def _original(self) -> tuple[Image.Image, dict[str, Any]]:
+        """The picture of a mask as the training data had it. ValueError for labels that no picture holds."""
+        if self.mask is None:
+            raise ValueError(f'original_labels is for masks, and this is a prediction of {self.description.task}.')
+        labels = self.description.in_files(self.mask)
+        picture = Image.fromarray(labels)
+        if picture.mode == 'L':
+            colors = np.zeros((256, 3), np.uint8)
+            of_class = self.description.palette(min(self.num_classes, MAX_COLORS))
+            places = self.description.in_files(np.arange(len(of_class))[None])[0]
+            colors[places] = of_class
+            picture.putpalette(colors.tobytes())
+        return picture, {}
 
     def _picture(self, ending: str) -> tuple[Image.Image, dict[str, Any]]:
         """The picture of a mask or depth, and options of Pillow to save it."""
@@ -268,6 +287,8 @@ class Predictor:
         * 'mask' of classes: one band of uint8, above 256 classes of uint16, with the colours of the classes as its
           palette and their names as its tags; without data it is the ignored label, or the largest value of the type
           where that is a class or does not fit.
+        * 'labels': the same with the labels, or RGB colours, that the masks of the training data had; without data the
+          ignored label of these, or the largest that is no other, or alpha of 0.
         * 'mask' of depth: one band of float32, in metres; NaN without data.
         * 'prob': one float32 band for each class, with its name; NaN without data.
         * 'overlay' of classes: RGB, and alpha of 0 without data where the source may lack it.
@@ -275,7 +296,7 @@ class Predictor:
         Args:
             source: A TIFF, with or without a georeference; see `data.geo.Scene` for what is read.
             target: Ends in .tif or .tiff. It is written whole or not at all, and replaces a file of that name.
-            output: What is written: 'mask', 'prob' or 'overlay'.
+            output: What is written: 'mask', 'labels', 'prob' or 'overlay'.
             progress: Called after each window with the number of those that are done, and of all.
 
         Raises:

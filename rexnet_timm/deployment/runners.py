@@ -121,7 +121,7 @@ class _Segmentation(Runner):
             self.class_names = ['background', *self.class_names]
 
     def scores(self) -> SegmentationScores:
-        return SegmentationScores(self.class_names, self.description.ignore_index)
+        return SegmentationScores(self.class_names, self.description.ignore_label)
 
     def facts(self) -> dict[str, Any]:
         return {'class_names': self.class_names}
@@ -181,7 +181,7 @@ class _Segmentation(Runner):
         return self.class_names, self.description.palette(len(self.class_names))
 
     def tiles(self, image: Any, target: Any, output: tuple) -> list[Image.Image]:
-        palette, ignored = self.description.palette(len(self.class_names)), self.description.ignore_index
+        palette, ignored = self.description.palette(len(self.class_names)), self.description.ignore_label
         prediction, target = output[0].cpu(), target.as_subclass(torch.Tensor).cpu().long()
         shown = target if ignored is None else target.masked_fill(target == ignored, -1)  # which may be a class
         return [_picture(image), colorize(shown, palette), colorize(prediction, palette),

@@ -1,21 +1,25 @@
 """The samples that a model is validated on, prepared as it takes them, and checked against what it knows."""
+import logging
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn as nn
 from timm.data import create_dataset, create_transform
 from torch.utils.data import Dataset
 
-from ..data import DataDescription, DatasetError, SegmentationFolder
-from ..data.description import folder_pairs
+from ..data import DataDescription, DatasetError, Layout, SegmentationFolder, describe_data
+from ..data.formats import holds_masks, names_of_file
 from ..data.transforms import ToNormalizedTensor
 from ..errors import first_lines
 
 __all__ = ['Samples', 'num_classes_of', 'samples_of']
 
+_logger = logging.getLogger(__name__)
 _TRAINING, _VALIDATION = ('train', 'training'), ('val', 'valid', 'validation', 'eval', 'evaluation')  # as in timm
 
 
@@ -24,15 +28,23 @@ class Samples(Dataset):
 
     Attributes:
         dataset: The data set, without the preparation.
+        description: What the model knows of its data, with the labels that these data have.
 
     Args:
         dataset: Map-style, samples are (image, target).
         prepare: From image and target to what the model takes, as plain tensors.
+        description: What the model knows of its data.
     """
 
-    def __init__(self, dataset: Dataset, prepare: Callable[[Any, Any], tuple[torch.Tensor, Any]]) -> None:
+    def __init__(
+            self,
+            dataset: Dataset,
+            prepare: Callable[[Any, Any], tuple[torch.Tensor, Any]],
+            description: DataDescription,
+    ) -> None:
         self.dataset = dataset
         self.prepare = prepare
+        self.description = description
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -74,31 +86,40 @@ def samples_of(model: nn.Module, description: DataDescription, data: Any, split:
     Args:
         model: The model; one whose `takes_uint8` is true gets the pixels as they are.
         description: What the model knows of its data.
-        data: Folder, as `rexnet train` takes it, or a map-style data set; see `evaluate`.
+        data: Folder, as `rexnet train` takes it, or a description of one, or a map-style data set; see `evaluate`.
         split: Part of the folder.
 
     Raises:
         ValueError: Data of another task or of other classes; a DatasetError names the folder.
     """
     is_folder = isinstance(data, (str, os.PathLike))
-    if is_folder and not os.path.isdir(data):
+    if isinstance(data, DataDescription) and description.task != 'segmentation':
+        raise ValueError(
+            f'A description is of images and masks, and the model is for {description.task}: pass its folder.')
+    if is_folder and not (os.path.isdir(data) or (description.task == 'segmentation' and os.path.isfile(data))):
         raise DatasetError(f'The data must be a folder: {os.fspath(data)} does not exist or is no folder.')
     takes_uint8 = getattr(model, 'takes_uint8', False)
     if description.task == 'classification':
         dataset = _class_folder(description, os.fspath(data), split) if is_folder else data
         _check_classes(description, num_classes_of(model, description), *_classes_of(dataset), 'The data set')
-        samples = Samples(dataset, _PrepareClass(description, takes_uint8))
+        samples = Samples(dataset, _PrepareClass(description, takes_uint8), description)
     elif description.task == 'depth':
         if is_folder:
             raise ValueError(
                 f'The model predicts depth, and a folder, {os.fspath(data)!r}, has none: pass as data a data set of '
                 'images and depths, such as SyntheticDepth.')
-        samples = Samples(data, _PrepareDense(description, takes_uint8, torch.float32))
+        samples = Samples(data, _PrepareDense(description, takes_uint8, torch.float32), description)
     else:
+        if is_folder:
+            data = describe_data(data, Layout(**description.layout)).labelled_as(description)
+        is_folder = isinstance(data, DataDescription)
         dataset = _mask_folder(model, description, data, split) if is_folder else data
         if not is_folder:
             _check_classes(description, num_classes_of(model, description), *_classes_of(dataset), 'The data set')
-        samples = Samples(dataset, _PrepareDense(description, takes_uint8, torch.int64))
+        else:
+            description = replace(
+                description, ignore_index=data.ignore_index, label_map=data.label_map, color_map=data.color_map)
+        samples = Samples(dataset, _PrepareDense(description, takes_uint8, torch.int64), description)
     if not len(samples):
         raise DatasetError('A validation needs at least one image, and the data set is empty: add some.')
     return samples
@@ -145,28 +166,34 @@ class _PrepareClass:
         return image, int(target)
 
 
-def _mask_folder(model: nn.Module, description: DataDescription, root: str | os.PathLike, split: str) -> Dataset:
-    number, root = num_classes_of(model, description), Path(root)
-    names = root / 'classes.txt'
+def _mask_folder(model: nn.Module, description: DataDescription, data: DataDescription, split: str) -> Dataset:
+    """The samples of a split of a described folder, whose classes must be those of the model."""
+    number = num_classes_of(model, description)
+    names = data.source.root / 'classes.txt'
     if names.is_file():
-        lines = sum(bool(line.strip()) for line in names.read_text(encoding='utf-8-sig', errors='replace').splitlines())
+        lines = len(names_of_file(names))
         if lines != number and not (number == 2 and lines == 1):
             raise DatasetError(
                 f'The classes of the data must be those of the model: {names} has {lines} names, and the model has '
                 f'{number} classes; take the data that the model was trained for, or another model.')
-    dataset = SegmentationFolder(
-        root, split, 1 if number == 2 else number, description.ignore_index, description.in_chans)
+    elif data.class_names:
+        where = f'{data.source.root}, read as {data.source},'
+        _check_classes(description, number, data.class_names, len(data.class_names), where)
+    dataset = SegmentationFolder(data, split, 1 if number == 2 else number, in_chans=description.in_chans)
     if names.is_file():
         _check_classes(description, number, dataset.class_names, number, str(names))
+    told = dataset.told_of_labels()
+    if told and not (dist.is_available() and dist.is_initialized() and dist.get_rank()):
+        _logger.warning(told)
     return dataset
 
 
 def _class_folder(description: DataDescription, root: str, split: str) -> Dataset:
-    pairs = folder_pairs(root, split)
-    if pairs:
+    found = holds_masks(root, split)
+    if found:
         raise DatasetError(
-            f'The model tells classes of images, and {root} has images with masks ({pairs[0][0].name} with '
-            f'{pairs[0][1].name}): take a model of masks, or a folder with a folder of images for each class.')
+            f'The model tells classes of images, and {root} has images with masks ({found}): take a model of masks, or '
+            'a folder with a folder of images for each class.')
     # timm takes the whole folder where the part does not exist
     synonyms = next((names for names in (_TRAINING, _VALIDATION) if split in names), (split,))
     if not any(os.path.isdir(os.path.join(root, name)) for name in (split, *synonyms)):

@@ -57,7 +57,8 @@ def write_scene(
 
 
 def _check(predictor: 'Predictor', source: str | os.PathLike, target: str | os.PathLike, output: str) -> None:
-    outputs = {'segmentation': ('mask', 'prob', 'overlay'), 'depth': ('mask',), 'classification': ()}[predictor.task]
+    outputs = {
+        'segmentation': ('mask', 'labels', 'prob', 'overlay'), 'depth': ('mask',), 'classification': ()}[predictor.task]
     if not outputs:
         raise ValueError('Images of a classifier are not read by windows, since it sees each as a whole: call it.')
     if output not in outputs:
@@ -79,6 +80,8 @@ def _check(predictor: 'Predictor', source: str | os.PathLike, target: str | os.P
 
 def _layer(prediction: 'Prediction', output: str, has_gaps: bool) -> _Layer:
     """What is written of predictions like this first one."""
+    if output == 'labels':
+        return _label_layer(prediction, has_gaps)
     if output == 'overlay':
         return _Layer(4 if has_gaps else 3, 'uint8', None, _overlay, {})
     names = [prediction.class_name(index) for index in range(prediction.num_classes)]
@@ -94,7 +97,7 @@ def _mask_layer(prediction: 'Prediction', names: list[str], has_gaps: bool) -> _
     if values > 2 ** 16:
         raise ValueError(f'A mask in a TIFF has at most {2 ** 16 - has_gaps} classes, got {classes}.')
     dtype = 'uint8' if values <= 2 ** 8 else 'uint16'
-    gap = _gap_label(prediction.description.ignore_index, classes, dtype) if has_gaps else None
+    gap = _gap_label(prediction.description.ignore_label, classes, dtype) if has_gaps else None
 
     def mask(part: 'Prediction', known: np.ndarray | None) -> np.ndarray:
         labels = part.mask.astype(dtype)
@@ -104,6 +107,35 @@ def _mask_layer(prediction: 'Prediction', names: list[str], has_gaps: bool) -> _
 
     colors = prediction.description.palette(classes) if classes <= 2 ** 8 else None
     return _Layer(1, dtype, gap, mask, {'colors': colors, 'names': names})
+
+
+def _label_layer(prediction: 'Prediction', has_gaps: bool) -> _Layer:
+    """Labels, or colours, as the masks of the training data have them."""
+    description = prediction.description
+    labels = description.in_files(np.arange(prediction.num_classes)[None])
+    if description.color_map:
+        def colors(part: 'Prediction', known: np.ndarray | None) -> np.ndarray:
+            return _with_alpha(np.moveaxis(description.in_files(part.mask), -1, 0), known)
+
+        return _Layer(4 if has_gaps else 3, 'uint8', None, colors, {})
+    used, gap = set(labels.ravel().tolist()), None
+    if has_gaps:
+        candidates = (description.ignore_index, 255, *range(2 ** 16 - 1, -1, -1))
+        gap = next(value for value in candidates if value is not None and 0 <= value < 2 ** 16 and value not in used)
+    dtype = 'uint8' if max((*used, gap or 0)) < 2 ** 8 else 'uint16'
+
+    def mask(part: 'Prediction', known: np.ndarray | None) -> np.ndarray:
+        values = description.in_files(part.mask).astype(dtype)
+        if known is not None:
+            values[~known] = gap
+        return values[None]
+
+    palette, names = None, {int(label): prediction.class_name(index) for index, label in enumerate(labels[0])}
+    if dtype == 'uint8':
+        palette = np.zeros((2 ** 8, 3), np.uint8)
+        palette[labels[0]] = description.palette(prediction.num_classes)
+    ordered = [names.get(label, '') for label in range(max(names) + 1)] if dtype == 'uint8' else ()
+    return _Layer(1, dtype, gap, mask, {'colors': palette, 'names': ordered})
 
 
 def _gap_label(ignored: int | None, classes: int, dtype: str) -> int:
@@ -118,5 +150,9 @@ def _floats(part: 'Prediction', known: np.ndarray | None) -> np.ndarray:
 
 
 def _overlay(part: 'Prediction', known: np.ndarray | None) -> np.ndarray:
-    colors = np.moveaxis(np.asarray(part.overlay()), -1, 0)
+    return _with_alpha(np.moveaxis(np.asarray(part.overlay()), -1, 0), known)
+
+
+def _with_alpha(colors: np.ndarray, known: np.ndarray | None) -> np.ndarray:
+    """Colours (3, h, w), with a fourth band of 0 where there is no data."""
     return colors if known is None else np.concatenate([colors, known[None] * np.uint8(255)])

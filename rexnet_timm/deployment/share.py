@@ -87,7 +87,7 @@ def share(
     """
     folder = Path(folder)
     _check(model, folder, repo_id, overwrite)
-    description = description_of(model)
+    description = description_of(model).without_places()
     scores = None if results is None else _read_results(results, description)
     picture = None
     if results is not None and with_picture:

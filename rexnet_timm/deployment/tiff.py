@@ -32,7 +32,7 @@ class TiffWriter:
         place: Where it lies, as keywords of `rasterio.open`.
         nodata: Value of pixels without data, None for no such value.
         colors: uint8 (n, 3) RGB of the values from 0 on, of a file of one band.
-        names: Of the bands, or of the values of a file of one band.
+        names: Of the bands, or of the values of a file of one band, '' for a value that is none.
 
     Raises:
         OSError: The file cannot be written, or at the end of the context does not hold what was written.
@@ -66,7 +66,7 @@ class TiffWriter:
                 palette[int(nodata)] = (0, 0, 0, 0)
             self._dataset.write_colormap(1, palette)
         if count == 1:
-            self._dataset.update_tags(1, **{f'class_{value}': name for value, name in enumerate(names)})
+            self._dataset.update_tags(1, **{f'class_{value}': name for value, name in enumerate(names) if name})
         elif names:
             self._dataset.descriptions = tuple(names)
 

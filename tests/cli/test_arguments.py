@@ -121,7 +121,7 @@ def refused_yaml(tmp_path, text: str) -> str:
     ('--scale-weights -1 1', "must be one of same, exp, two, or numbers of at least 0, got '-1'."),
     ('--scale-weights inf', "must be one of same, exp, two, or numbers of at least 0, got 'inf'."),
     ('--scale-weights 0 0', 'must not all be 0.'),
-    ('--ignore-index -5', 'must be at least 0 and at most 65535, got -5.'),
+    ('--ignore-index -3000000000', 'must be at least -2147483648 and at most 4294967295, got -3000000000.'),
     ('--min-depth 0', 'must be above 0, got 0.0.'),
     ('--min-depth 5 --max-depth 5', 'must be below --max-depth, got 5.0 and 5.0.'),
     ('--smoothness -1', 'must be at least 0, got -1.0.'),
@@ -146,7 +146,7 @@ def test_a_number_out_of_its_range_is_refused_with_the_rule(words, text):
 def test_every_number_has_a_range():
     for name, option in create_train_parser().options.items():
         if getattr(option.type, 'metavar', '') in ('N', 'X'):
-            for word in ('nan', '-1000000', '1e400'):
+            for word in ('nan', '-1000000000000', '1e400'):
                 with pytest.raises(argparse.ArgumentTypeError, match='^must be .* got'):
                     option.type(word)
                     pytest.fail(f'{name} takes {word}')

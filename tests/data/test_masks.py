@@ -6,7 +6,11 @@ from pictures import is_known, one_sample, save, write_png, write_tiff
 from PIL import Image
 
 from rexnet_timm.data import DatasetError, SegmentationFolder, create_segmentation_loader, create_segmentation_transform
-from rexnet_timm.data.masks import foreground_value, read_mask
+from rexnet_timm.data.masks import MaskReader, foreground_value
+
+
+def read_mask(path, num_classes: int, **options):
+    return MaskReader(num_classes, None, 255, **options)(path)
 
 
 def binary(value: int = 1) -> np.ndarray:
@@ -77,7 +81,7 @@ def test_masks_that_differ_are_refused(tmp_path, order, other):
 def test_both_in_one_mask_are_refused(tmp_path):
     mask = binary()
     mask[0] = 255
-    with pytest.raises(DatasetError, match=r'has 255 in 8 pixels; pass ignore_index=255 if it stands for unlabelled'):
+    with pytest.raises(DatasetError, match='has 255 in 8 pixels; pass ignore_index=255 if 1 is the foreground'):
         make_split(tmp_path, mask, num_classes=1)[0]
     with pytest.raises(DatasetError, match=r'Labels must be 0 .* or the ignored 1: .* has 255 in 12 pixels'):
         make_split(tmp_path, binary(255), num_classes=1, ignore_index=1)[0]  # it would become ignored
@@ -93,8 +97,8 @@ def test_shades_of_a_binary_mask_are_refused(tmp_path):
 
 def test_three_classes_or_more_do_not_take_255_for_1(tmp_path):
     with pytest.raises(DatasetError, match=(
-            'Labels must be 0 to 2: .* has 255 in 12 pixels; pass ignore_index=255 if it stands for unlabelled pixels, '
-            'or pass num_classes=1 if the masks are binary, with 255 for the foreground, or rewrite')):
+            'Labels must be 0 to 2: .* has 255 in 12 pixels; pass num_classes=1 if the masks are binary, with 255 for '
+            'the foreground, or pass ignore_index=255 if it stands for unlabelled pixels, or rewrite')):
         make_split(tmp_path, binary(255), num_classes=3)[0]
     with pytest.raises(DatasetError, match=r'has 3 in 12 pixels; .*pass num_classes=4 if they are classes'):
         make_split(tmp_path, binary(3), num_classes=1)[0]
@@ -145,16 +149,48 @@ def test_the_index_of_a_palette_is_the_label_whatever_its_colours(tmp_path):
         assert np.array_equal(read_mask(tmp_path / f'{name}.png', 4).numpy(), mask)
 
 
+def with_alpha(values: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    return np.concatenate([values, alpha[..., None]], axis=-1)
+
+
+GREY = np.arange(64, dtype=np.uint8).reshape(8, 8) % 3
+OPAQUE = np.full((8, 8), 255, np.uint8)
+COLORED = np.stack([GREY, GREY, 2 - GREY], axis=-1)
+
+
+@pytest.mark.parametrize('pixels', [
+    np.stack([GREY] * 3, axis=-1), with_alpha(np.stack([GREY] * 3, axis=-1), OPAQUE),
+    with_alpha(GREY[..., None], OPAQUE), GREY.astype(np.float32), GREY.astype(np.int32)])
+def test_labels_in_more_than_they_need(tmp_path, pixels):
+    save(tmp_path / 'a.tif', pixels)
+    assert np.array_equal(read_mask(tmp_path / 'a.tif', 3).numpy(), GREY)
+
+
 @pytest.mark.parametrize('pixels, found', [
-    (np.zeros((8, 8, 3), np.uint8), 'mode RGB with channels R, G, B; map its colours to the indices 0 to 2'),
-    (np.zeros((8, 8, 4), np.uint8), 'mode RGBA with channels R, G, B, A; map its colours'),
-    (np.zeros((8, 8, 2), np.uint8), 'mode LA with channels L, A; save it without the alpha channel'),
-    (np.zeros((8, 8), np.float32), 'floating-point numbers; round them'),
+    (COLORED, r'must hold class indices, or a colour table .*a.tif has mode RGB with colours such as \(0, 0, 2\)'),
+    (with_alpha(COLORED, OPAQUE), r'a.tif has mode RGBA with colours such as \(0, 0, 2\), \(1, 1, 1\)'),
+    (with_alpha(GREY[..., None], GREY), 'a.tif has transparent pixels, and nothing tells what these are; save it with'),
+    (GREY / np.float32(2), 'a.tif has floating-point numbers that are not whole; round them'),
+    (np.full((8, 8), np.nan, np.float32), 'a.tif has floating-point numbers that are not whole; round them'),
 ])
 def test_masks_that_are_not_labels(tmp_path, pixels, found):
     save(tmp_path / 'a.tif', pixels)
-    with pytest.raises(DatasetError, match=f'single-channel image whose pixels are class indices: .*a.tif has {found}'):
+    with pytest.raises(DatasetError, match=found):
         read_mask(tmp_path / 'a.tif', 3)
+
+
+@pytest.mark.parametrize('kind', ['int8', 'int16', 'int32', 'uint16', 'uint32', 'float32'])
+def test_every_type_of_numbers(tmp_path, kind):
+    """The smallest and the largest number of the type, which Pillow may show as others, can be ignored by name."""
+    rasterio = pytest.importorskip('rasterio', reason='needs the extra geo')
+    limits = np.finfo(kind) if kind == 'float32' else np.iinfo(kind)
+    ignored = int({'float32': -1}.get(kind, limits.min or limits.max))
+    mask = GREY.astype(kind)
+    mask[0] = ignored
+    with rasterio.open(tmp_path / 'a.tif', 'w', driver='GTiff', height=8, width=8, count=1, dtype=kind) as file:
+        file.write(mask, 1)
+    expected = np.where(mask == ignored, 255, GREY)
+    assert np.array_equal(MaskReader(3, ignored, 255)(tmp_path / 'a.tif').numpy(), expected)
 
 
 @pytest.mark.parametrize('value', [-1, -2 ** 31, 2 ** 31 - 1])
@@ -162,8 +198,10 @@ def test_labels_of_32_bits(tmp_path, value):
     mask = np.zeros((8, 8), np.int32)
     mask[0] = value
     save(tmp_path / 'a.tif', mask)
-    with pytest.raises(DatasetError, match=f'Labels must be 0 to 2: .* has {value} in 8 pixels; rewrite'):
+    with pytest.raises(DatasetError, match=f'has {value} in 8 pixels; pass ignore_index={value} if it stands for unl'):
         read_mask(tmp_path / 'a.tif', 3)
+    expected = torch.from_numpy(np.where(mask == value, 255, mask))
+    assert torch.equal(MaskReader(3, value, 255)(tmp_path / 'a.tif'), expected)  # the remedy
     mask[0] = 2
     save(tmp_path / 'a.tif', mask)
     assert np.array_equal(read_mask(tmp_path / 'a.tif', 3).numpy(), mask)

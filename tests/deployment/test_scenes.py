@@ -68,6 +68,40 @@ def test_what_is_written_is_what_is_predicted_in_memory(tmp_path):
             assert np.array_equal(values, np.moveaxis(np.asarray(expected.overlay()), -1, 0))
 
 
+@pytest.mark.parametrize('gaps', [False, True])
+@pytest.mark.parametrize('labels, dtype, label', [
+    ((7, 3, 200), np.uint8, 255), ((7, 3, 255), np.uint16, 65535), ((0, 300, 1), np.uint16, 9)])
+def test_labels_of_the_files(labels, dtype, label, gaps, tmp_path):
+    pixels = noise(3, 100, 130)
+    pixels[:, :30, :50] = 0
+    source = write_geotiff(tmp_path / 'scene.tif', pixels, nodata=0 if gaps else None)
+    model = brightest(
+        label_map=tuple((value, index) for index, value in enumerate(labels)), ignore_index=9 if label == 9 else None)
+    Predictor(model, tile=64).write(source, tmp_path / 'mask.tif', 'labels')
+    mask, about = read_geotiff(tmp_path / 'mask.tif')
+    known = (pixels > 0).any(0) | (not gaps)
+    expected = np.where(known, np.array(labels)[pixels.argmax(0)], label)
+    small = np.uint8 if max(labels) < 256 and not (gaps and label > 255) else dtype
+    assert mask.dtype == small and np.array_equal(mask[0], expected) and about['nodata'] == (label if gaps else None)
+    if small is np.uint8:
+        assert [about['colors'][value][:3] for value in labels] == list(COLORS)
+        assert about['tags'] == {f'class_{value}': name for value, name in zip(labels, model.class_names, strict=True)}
+
+
+@pytest.mark.parametrize('gaps', [False, True])
+def test_colours_of_the_files(gaps, tmp_path):
+    pixels = noise(3, 90, 80)
+    pixels[:, :30, :50] = 0
+    source = write_geotiff(tmp_path / 'scene.tif', pixels, nodata=0 if gaps else None)
+    colors = tuple((color[::-1], index) for index, color in enumerate(COLORS))
+    Predictor(brightest(color_map=colors), tile=64).write(source, tmp_path / 'mask.tif', 'labels')
+    values, about = read_geotiff(tmp_path / 'mask.tif')
+    known = (pixels > 0).any(0) | (not gaps)
+    expected = np.array([color[::-1] for color in COLORS], np.uint8)[pixels.argmax(0)]
+    assert np.array_equal(np.moveaxis(values[:3], 0, -1)[known], expected[known])
+    assert len(values) == (4 if gaps else 3) and (not gaps or np.array_equal(values[3] == 255, known))
+
+
 @pytest.mark.parametrize('ignored, label', [(None, 255), (7, 7), (1, 255), (-100, 255), (1000, 255)])
 def test_there_is_no_class_where_there_is_no_data(ignored, label, tmp_path):
     pixels = noise(3, 100, 130)
@@ -246,7 +280,7 @@ def test_huge_pictures_in_memory_are_tiled_too(monkeypatch):
 
 @pytest.mark.parametrize('name, target, output, text', [
     ('a.tif', 'b.png', 'mask', "ends in .tif or .tiff, got '.*b.png'"),
-    ('a.tif', 'b.tif', 'masks', "the output must be mask or prob or overlay; got 'masks'"),
+    ('a.tif', 'b.tif', 'masks', "the output must be mask or labels or prob or overlay; got 'masks'"),
     ('a.tif', 'a.tif', 'mask', 'No result may replace its image'),
     ('a.png', 'b.tif', 'mask', 'a.png is not .*; name a TIFF file'),
     ('four.tif', 'b.tif', 'mask', 'four.tif has 4')])

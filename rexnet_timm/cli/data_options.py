@@ -1,0 +1,80 @@
+"""Options that say how the files of a data set of masks are laid out and labelled, for every command that reads one."""
+import argparse
+from collections.abc import Callable
+
+from ..data import DataDescription, Layout, SegmentationFolder, describe_data
+from ..data.formats import FORMATS
+from ..data.labels import HIGHEST, LABEL_MAPS, LOWEST
+from .parsing import Kind, number, one_of
+
+__all__ = ['FLAGS', 'LABELS', 'LAYOUT', 'add_labels', 'add_layout', 'described', 'layout_of', 'summary']
+
+SHARE = number(float, above=0, below=1)
+DATA_FORMAT = one_of('auto', *FORMATS)
+LABEL_MAP = Kind('pairs such as 0:0 255:1, the name of a map or a file', str)
+IGNORE_INDEX = number(int, at_least=LOWEST, at_most=HIGHEST)
+
+LAYOUT = (
+    'data_format', 'image_dir', 'mask_dir', 'image_suffix', 'mask_suffix', 'split_file', 'val_share', 'split_seed')
+LABELS = ('label_map', 'color_map')
+# What the library calls an argument, by the option that sets it
+FLAGS = {name: f'--{name.replace("_", "-")}' for name in (*LAYOUT, *LABELS, 'ignore_index', 'num_classes')}
+
+
+def add_layout(add: Callable[..., None]) -> None:
+    """Add the options of `LAYOUT` to a group."""
+    add('--data-format', kind=DATA_FORMAT, help='form of images and masks', unset='auto')
+    add('--image-dir', metavar='DIR', help="folder of the images below that of the data, such as 'leftImg8bit/{split}'",
+        unset='by --data-format')
+    add('--mask-dir', metavar='DIR', help='folder of the masks, likewise')
+    add('--image-suffix', metavar='END', unset='the ending of the format',
+        help='how names of images end behind what they share with their masks, such as _leftImg8bit.png')
+    add('--mask-suffix', metavar='END', help='how names of masks end')
+    add('--split-file', metavar='FILE', unset='by --data-format',
+        help="list of the images of a split, such as 'ImageSets/Segmentation/{split}.txt'")
+    add('--val-share', kind=SHARE, unset='0.2 where there are no splits',
+        help='share of the images that is kept for validation where there is no split for it')
+    add('--split-seed', kind=number(int, at_least=0), help='which images --val-share takes', unset='0')
+
+
+def add_labels(add: Callable[..., None]) -> None:
+    """Add the options of `LABELS` to a group."""
+    add('--label-map', kind=LABEL_MAP, nargs='+', metavar='FROM:TO', unset='that of the data, or none',
+        help='number in the masks and its class, such as 0:0 255:1 (others are ignored); '
+             f'{", ".join(LABEL_MAPS)}; or a file of pairs')
+    add('--color-map', metavar='FILE', unset='that of the data, or none',
+        help='colours of the masks: a text file with a class in each line, such as road,128,64,128')
+
+
+def layout_of(args: argparse.Namespace, otherwise: Layout | None = None) -> Layout:
+    """The layout that the options say; where none does, another one."""
+    said = {name: value for name in LAYOUT if (value := getattr(args, name)) is not None}
+    return Layout(**said) if said or otherwise is None else otherwise
+
+
+def described(
+        args: argparse.Namespace, folder: str, ignore_index: int | None = None, otherwise: Layout | None = None,
+) -> DataDescription:
+    """What the data themselves and the options say of them. ValueError where these do not fit."""
+    return describe_data(
+        folder, layout_of(args, otherwise), ignore_index=ignore_index, label_map=args.label_map,
+        color_map=args.color_map)
+
+
+def summary(datasets: tuple[SegmentationFolder, SegmentationFolder]) -> str:
+    """One line on what was found: the form, the number of images, and what labels mean."""
+    train_set, val_set = datasets
+    data = train_set.description
+    parts = [f'{train_set.root} is read as {train_set.form}',
+             f'{len(train_set)} images to train on and {len(val_set)} to validate on',
+             f'{max(2, train_set.num_classes)} classes']
+    if data.color_map:
+        parts.append(f'{len(data.color_map)} colours are mapped to them')
+    elif data.label_map:
+        name = next((name for name, pairs in LABEL_MAPS.items() if pairs == data.label_map), None)
+        parts.append(f'labels are mapped to them by {name or " ".join(f"{a}:{b}" for a, b in data.label_map)}')
+    elif train_set.foreground != 1:
+        parts.append(f'{train_set.foreground} is the foreground')
+    if data.ignore_index is not None:
+        parts.append(f'label {data.ignore_index} is ignored')
+    return ', '.join(parts[:2]) + '; ' + ', '.join(parts[2:])

@@ -1,0 +1,223 @@
+"""From a folder, or a file that describes one, to a description of the data set.
+
+A format is one function from a folder and what was said of its layout to a description, or to None where the folder is
+of another form, and a row in `FORMATS`.
+"""
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ...errors import DatasetError, near_names
+from ..description import DataDescription, DataSource, Layout, split_names
+from ..labels import LabelMap, color_table, label_map_of, read_text
+from .dataset_yaml import FILE_NAME, DatasetFile, is_dataset_yaml, read_dataset_yaml
+from .drawn import coco, coco_panoptic, yolo
+from .folders import divided, flat_folders, folder_pairs, folders, mmsegmentation
+from .hugging_face import hugging_face
+from .public import ade20k, camvid, cityscapes, nnunet, pet, voc
+
+__all__ = ['FORMATS', 'Format', 'describe_data', 'holds_masks', 'names_of_file']
+
+
+class Format(NamedTuple):
+    """A row of `FORMATS`.
+
+    Attributes:
+        describe: From a folder and its layout to a description; None where the folder has another form.
+        form: What the folder must have, for messages.
+    """
+    describe: Callable[[Path, Layout], DataDescription | None]
+    form: str
+
+
+# In the order in which a folder is tried; the last one takes all others
+FORMATS: dict[str, Format] = {
+    'voc': Format(voc, 'JPEGImages, SegmentationClass and ImageSets/Segmentation'),
+    'cityscapes': Format(cityscapes, 'leftImg8bit and gtFine'),
+    'ade20k': Format(ade20k, 'images, annotations and objectInfo150.txt'),
+    'camvid': Format(camvid, 'train with trainannot or train_labels, or 701_StillsRaw_full'),
+    'pet': Format(pet, 'images and annotations/trimaps, as torchvision.datasets.OxfordIIITPet(root, download=True) '
+                       'leaves them'),
+    'nnunet': Format(nnunet, 'dataset.json, imagesTr and labelsTr'),
+    'coco': Format(coco, 'annotations/instances_*.json, or _annotations.coco.json in the folder of each split'),
+    'coco-panoptic': Format(coco_panoptic, 'annotations/panoptic_*.json and their pictures'),
+    'yolo': Format(yolo, 'a YAML file with names, train and val'),
+    'huggingface': Format(hugging_face, 'Parquet files, a saved data set, or metadata.csv with file_name and '
+                                        'mask_file_name'),
+    'mmseg': Format(mmsegmentation, 'img_dir and ann_dir'),
+    'folders': Format(folders, 'folders of images and of masks'),
+}
+
+
+def describe_data(
+        root: str | Path,
+        layout: Layout | None = None,
+        *,
+        class_names: Sequence[str] = (),
+        ignore_index: int | None = None,
+        label_map: Any = None,
+        color_map: Any = None,
+) -> DataDescription:
+    """What a folder or a file says of a data set; what is given goes before what is found.
+
+    Files are listed when a split is asked for, and no picture is opened.
+
+    Args:
+        root: Folder of the data; or a `dataset.yaml`, YOLO's YAML, or COCO's JSON.
+        layout: What is said of the layout; None detects it.
+        class_names: Names of the classes.
+        ignore_index: Label in the files that does not count.
+        label_map: See `labels.label_map_of`.
+        color_map: See `labels.color_table`.
+
+    Raises:
+        ValueError: No such format, or a label map or colour table that is none.
+        DatasetError: No such folder, or one that is not of the form.
+    """
+    root, layout = Path(root), layout or Layout()
+    if not root.exists():
+        raise DatasetError(f'The data set must be a folder: {root} does not exist or is no folder; check the path.')
+    path = root if root.is_file() else root / FILE_NAME
+    said = DatasetFile(root)
+    if path.is_file() and is_dataset_yaml(path):
+        said = read_dataset_yaml(path)
+    layout = replace(said.layout, **layout.given())
+    found = replace(_with_table_of_folder(_detect(said.root, layout)), layout=layout.given())
+    for colors, labels in ((said.color_map, said.label_map), (color_map, label_map)):
+        found = found if colors is None else _with_colors(found, colors)
+        found = found if labels is None else _with_label_map(found, label_map_of(labels))
+    if color_map is not None or label_map is not None:  # to which names and colours of the file need not belong
+        said = replace(said, class_names=(), colors=())
+    class_names = class_names or said.class_names
+    names = found.source.root / 'classes.txt'
+    if class_names or names.is_file():
+        found = _with_names(found, class_names or names_of_file(names))
+    if said.colors:
+        if len(said.colors) != len(found.class_names):
+            raise DatasetError(
+                f'colors must have one entry for each of the {len(found.class_names)} class names: {path} has '
+                f'{len(said.colors)}; correct them, or add class_names.')
+        found = replace(found, colors=said.colors)
+    ignored = said.ignore_index if ignore_index is None else ignore_index
+    return found if ignored is None else replace(found, ignore_index=ignored)
+
+
+def _detect(root: Path, layout: Layout) -> DataDescription:
+    name = layout.data_format
+    if name not in ('auto', *FORMATS):
+        raise ValueError(
+            f'data_format must be auto or one of {", ".join(FORMATS)}, got {name!r}.{near_names(name, FORMATS)}')
+    if layout.image_dir is not None and name == 'auto':
+        name = 'folders'
+    if name == 'auto':
+        rows = FORMATS.values()
+        if root.is_file():
+            rows = [FORMATS['coco' if root.suffix.lower() == '.json' else 'yolo']]
+        found = next((found for row in rows if (found := row.describe(root, layout)) is not None), None)
+        if found is None:
+            raise DatasetError(
+                f'The data must be a folder, or a file that describes one: {root} is neither a dataset.yaml, nor '
+                "YOLO's YAML, nor COCO's JSON; name the folder of the data.")
+    else:
+        found = FORMATS[name].describe(root, layout)
+        if found is None:
+            present = sorted(entry.name for entry in root.iterdir()) if root.is_dir() else [root.name]
+            raise DatasetError(
+                f'Data of the format {name} must have {FORMATS[name].form}: {root} has '
+                f'{", ".join(present[:8]) or "nothing"}{", ..." if len(present) > 8 else ""}; name another folder, or '
+                'data_format=auto.')
+    return replace(found, source=_with_share(found.source, layout))
+
+
+def _with_share(source: DataSource, layout: Layout) -> DataSource:
+    """A source that has no validation split, with a share of its training split for that, where it was asked for."""
+    if layout.val_share is None or source.kept:
+        return source
+    if source.name_of('validation') is not None:
+        raise DatasetError(
+            f'val_share is for data without a split for validation, and {source.root} has '
+            f'{source.name_of("validation")!r}; leave it out.')
+    if source.name_of('train') is None:
+        return source
+    parts = divided(source.root, source.format, partial(source.samples, 'train'), layout)
+
+    def find(split: str) -> list[Any]:
+        return parts.samples(split) if parts.name_of(split) else source.samples(split)
+
+    others = (name for name in source.splits if name not in split_names('train'))
+    return replace(parts, splits=(*parts.splits, *others), find=find)
+
+
+def _with_names(found: DataDescription, names: Sequence[str]) -> DataDescription:
+    fits = len(found.colors) == len(names)
+    return replace(found, class_names=tuple(names), colors=found.colors if fits else ())
+
+
+def _with_table_of_folder(found: DataDescription) -> DataDescription:
+    """With the colours of `labelmap.txt` or `class_dict.csv` beside plain folders."""
+    root = found.source.root
+    table = next((path for path in (root / 'labelmap.txt', root / 'class_dict.csv') if path.is_file()), None)
+    return found if table is None or found.source.format != 'folders' else _with_colors(found, table)
+
+
+def _with_colors(found: DataDescription, value: Any) -> DataDescription:
+    color_map, names = color_table(value)
+    first: dict[int, tuple[int, int, int]] = {}
+    for color, label in color_map:
+        first.setdefault(label, color)
+    return replace(
+        found, color_map=color_map, label_map=(), class_names=names,
+        colors=tuple(first[label] for label in sorted(first)), ignore_index=None)
+
+
+def _with_label_map(found: DataDescription, label_map: LabelMap) -> DataDescription:
+    """With another label map, to which the names of the classes as they were do not belong."""
+    if set(label_map) == set(found.label_map):
+        return found
+    return replace(found, label_map=label_map, class_names=(), colors=())
+
+
+def names_of_file(path: Path) -> list[str]:
+    """The names of `classes.txt`, one a line.
+
+    Raises:
+        DatasetError: Not UTF-8 text, no names, or a name that stands twice.
+    """
+    # spaces that cannot be seen make no other name
+    lines = read_text(path).splitlines()
+    numbered = [(' '.join(line.split()), number) for number, line in enumerate(lines, 1) if line.strip()]
+    if not numbered:
+        raise DatasetError(
+            f'classes.txt must name every class, one a line: {path} has no names; write them, or remove the file.')
+    first: dict[str, int] = {}
+    for name, number in numbered:
+        if name in first:
+            raise DatasetError(
+                f'Every class must have a name of its own: {path} has {name!r} in the lines {first[name]} and '
+                f'{number}; rename one of the two.')
+        first[name] = number
+    return [name for name, _ in numbered]
+
+
+def holds_masks(root: str | Path, split: str) -> str | None:
+    """What a folder has beside its images, for messages; None where there is nothing of masks."""
+    root = Path(root)
+    pairs = [*(pair for name in (split, '') for pair in folder_pairs(root, name)), *flat_folders(root)]
+    if pairs:
+        images, masks = pairs[0]
+        return f'{images.name} with {masks.name}'
+    path = root / FILE_NAME
+    if path.is_file() and is_dataset_yaml(path):
+        return FILE_NAME
+    return next((row.form for name, row in FORMATS.items() if name != 'folders' and _is_of(name, root)), None)
+
+
+def _is_of(name: str, root: Path) -> bool:
+    """Whether a folder has a format; a damaged one too, but for tables, which may be of anything."""
+    try:
+        return FORMATS[name].describe(root, Layout()) is not None
+    except ValueError:
+        return name != 'huggingface'
+

@@ -1,0 +1,387 @@
+"""Folders of images beside folders of masks: fixed layouts, templates of folders, lists of splits, and a share for
+validation where there are no splits.
+
+The layouts are those that CamVid (SegNet tutorial), mmsegmentation and most labelling tools write.
+"""
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from pathlib import Path
+
+from ...errors import DatasetError
+from ..description import (
+    IMAGE_EXTENSIONS,
+    MASK_EXTENSIONS,
+    DataDescription,
+    DataSource,
+    Layout,
+    Sample,
+    split_names,
+)
+from ..labels import read_text
+
+DEFAULT_VAL_SHARE = 0.2
+
+_MASK_FOLDERS = ('masks', 'annotations', 'labels')
+# Below {split} of a template or of `_LAYOUTS` lies a folder of the name of a split
+_SPLIT = '{split}'
+_LAYOUTS = (
+    ('{split}', '{split}annot'), ('{split}', '{split}_labels'), ('{split}', '{split}_masks'),
+    *(('{split}/images', f'{{split}}/{masks}') for masks in _MASK_FOLDERS),
+    *(('images/{split}', f'{masks}/{{split}}') for masks in _MASK_FOLDERS),
+)
+_FLAT_IMAGES = ('images', 'image', 'imgs', 'img')
+_FLAT_MASKS = (*_MASK_FOLDERS, 'mask', 'label', 'gt', 'ground_truth')
+_SEPARATORS = '_-. '
+_ARTICLES = {'image': 'an', 'mask': 'a'}
+_JPEG = ('.jpg', '.jpeg')
+
+
+def folders(root: Path, layout: Layout) -> DataDescription:
+    """Images and masks in any of the layouts of `_LAYOUTS`, or, without splits, in one folder each."""
+    if layout.image_dir is not None:
+        return templates(root, layout)
+    pairs = flat_folders(root)
+    if pairs and not any(folder_pairs(root, split) for split in _splits_of_layouts(root)):
+        image_folder, mask_folder = pairs[0]
+        find = partial(folder_samples, image_folder, mask_folder, layout.image_suffix, layout.mask_suffix)
+        if layout.split_file is not None:
+            return DataDescription(source=listed(root, 'folders', find, layout.split_file))
+        return DataDescription(source=divided(root, 'folders', find, layout))
+
+    def find(split: str) -> list[Sample]:
+        return folder_samples(*find_folders(root, split), layout.image_suffix, layout.mask_suffix)
+
+    return DataDescription(source=DataSource('folders', root, _splits_of_layouts(root), find))
+
+
+def mmsegmentation(root: Path, layout: Layout) -> DataDescription | None:
+    """mmsegmentation's `img_dir/{split}` and `ann_dir/{split}`, with any suffixes."""
+    if not ((root / 'img_dir').is_dir() and (root / 'ann_dir').is_dir()):
+        return None
+    return templates(root, layout, 'mmseg', 'img_dir/{split}', 'ann_dir/{split}')
+
+
+def templates(
+        root: Path,
+        layout: Layout,
+        name: str = 'folders',
+        image_dir: str | None = None,
+        mask_dir: str | None = None,
+) -> DataDescription:
+    """Any pair of folders, with `{split}` in their paths or a list of each split, and with what lies below them."""
+    image_dir, mask_dir = layout.image_dir or image_dir, layout.mask_dir or mask_dir
+    suffixes = layout.image_suffix, layout.mask_suffix
+    has_splits = _SPLIT in image_dir and _SPLIT in mask_dir
+    if (_SPLIT in image_dir) != (_SPLIT in mask_dir):
+        raise DatasetError(
+            f'image_dir and mask_dir must both have {_SPLIT}, or neither: got {image_dir!r} and {mask_dir!r}.')
+
+    def find(split: str = '') -> list[Sample]:
+        for name in split_names(split):
+            pair = [root / template.replace(_SPLIT, name) for template in (image_dir, mask_dir)]
+            if all(folder.is_dir() for folder in pair):
+                return folder_samples(*pair, *suffixes, recursive=True)
+        pair = [root / template.replace(_SPLIT, split) for template in (image_dir, mask_dir)]
+        missing = ' and '.join(str(folder) for folder in pair if not folder.is_dir())
+        there = f'; splits there are {", ".join(splits)}' if has_splits and splits else ''
+        raise DatasetError(f'The folders of images and masks must exist: there is no {missing}{there}; correct the '
+                           'paths, which are relative to the folder of the data.')
+
+    splits = _splits_of_template(root, image_dir) if has_splits else ()
+    if has_splits:
+        return DataDescription(source=DataSource(name, root, splits, find))
+    if layout.split_file is not None:
+        return DataDescription(source=listed(root, name, find, layout.split_file))
+    return DataDescription(source=divided(root, name, find, layout))
+
+
+def divided(root: Path, name: str, find: Callable[[], list[Sample]], layout: Layout) -> DataSource:
+    """A source without splits, of which a share becomes the validation split.
+
+    Which samples these are follows from the seed and from the name of each, so that no other sample changes sides when
+    some are added.
+    """
+    share = DEFAULT_VAL_SHARE if layout.val_share is None else layout.val_share
+    whole = cache(find)  # both parts are of one list
+
+    def part(split: str) -> list[Sample]:
+        if split not in source.splits:
+            raise source.no_split(split)
+        samples = whole()
+        if len(samples) < 2:
+            raise DatasetError(f'A data set without splits must have at least two images, one to validate on: {root} '
+                               f'has {len(samples)}; add some.')
+        ranked = sorted(samples, key=lambda sample: hashlib.sha256(
+            f'{layout.split_seed}:{Path(sample[0]).name}'.encode()).digest())
+        number = min(max(round(share * len(ranked)), 1), len(ranked) - 1)
+        chosen = ranked[:number] if split == 'validation' else ranked[number:]
+        return sorted(chosen, key=lambda sample: str(sample[0]))
+
+    source = DataSource(name, root, ('train', 'validation'), part, share)
+    return source
+
+
+def listed(root: Path, name: str, find: Callable[[], list[Sample]], template: str) -> DataSource:
+    """A source whose splits are lists of images: a stem, a path below the folder of images, or an image and a mask."""
+    splits = _splits_of_template(root, template)
+
+    def part(split: str) -> list[Sample]:
+        path = next((path for name in split_names(split)
+                     if (path := root / template.replace(_SPLIT, name)).is_file()), None)
+        if path is None:
+            raise DatasetError(
+                f'A split must have a list of its images: there is no {root / template.replace(_SPLIT, split)}; '
+                f'lists there are of {", ".join(splits) or "no split"}.')
+        return read_list(path, root, find)
+
+    return DataSource(name, root, splits, part)
+
+
+def read_list(path: Path, root: Path, find: Callable[[], list[Sample]]) -> list[Sample]:
+    """The samples that a list names, in its order; its first word is an image, a second one its mask."""
+    lines = [line.split() for line in read_text(path).splitlines() if line.strip() and not line.startswith('#')]
+    if not lines:
+        raise DatasetError(f'The list of a split must name its images, one a line: {path} has none.')
+    paired = [words for words in lines if len(words) > 1 and Path(words[1]).suffix.lower() in MASK_EXTENSIONS]
+    if len(paired) == len(lines):
+        return [(_existing(root, words[0], path), _existing(root, words[1], path)) for words in lines]
+    exact, by_end = {}, {}
+    for sample in find():
+        stem = Path(sample[0]).with_suffix('')
+        whole = (stem.relative_to(root) if stem.is_relative_to(root) else stem).as_posix()
+        exact[whole] = sample
+        for end in _ends_of(whole):
+            by_end.setdefault(end, []).append(sample)
+    chosen, missing = [], []
+    for words in lines:
+        name = words[0].removeprefix('./').strip('/')
+        stem = os.path.splitext(name)[0] if Path(name).suffix.lower() in IMAGE_EXTENSIONS else name
+        found = [exact[stem]] if stem in exact else by_end.get(stem, [])
+        if len(found) > 1:
+            raise DatasetError(
+                f'Each name in a list must be of one image: {path} has {name!r}, which is {found[0][0]} and '
+                f'{found[1][0]}; write their paths.')
+        chosen += found
+        missing += [] if found else [name]
+    if missing:
+        raise DatasetError(
+            f'Each image of a list must be there with its mask: {path} names {len(missing)} of {len(lines)} that are '
+            f'not ({", ".join(missing[:3])}{", ..." if len(missing) > 3 else ""}); add them or take them off the list.')
+    return chosen
+
+
+def _ends_of(path: str) -> list[str]:
+    """What a path may be called in a list: its last part, its last two, and so on."""
+    parts = path.split('/')
+    return ['/'.join(parts[start:]) for start in range(len(parts))]
+
+
+def _existing(root: Path, name: str, path: Path) -> Path:
+    """A file of a list: below the root or the folder of the list, however its path begins."""
+    parts = Path(name.strip('/')).parts
+    for start in range(len(parts)):
+        for base in (root, path.parent):
+            file = base.joinpath(*parts[start:])
+            if file.is_file():
+                return file
+    raise DatasetError(f'Each file of a list must be there: {path} names {name!r}, which is not in {root}; correct it.')
+
+
+def _splits_of_template(root: Path, template: str) -> tuple[str, ...]:
+    """Names that `{split}` stands for, of the files or folders that are there."""
+    before, _, after = template.partition(_SPLIT)
+    rest = after.split('/')[0]
+    folder = root / before if before.endswith('/') or not before else (root / before).parent
+    start = '' if before.endswith('/') or not before else Path(before).name
+    if not folder.is_dir():
+        return ()
+    names = sorted(
+        name[len(start):len(name) - len(rest)] for name in os.listdir(folder)
+        if name.startswith(start) and name.endswith(rest) and not name.startswith('.'))
+    return tuple(name for name in names if name and (root / template.replace(_SPLIT, name)).exists())
+
+
+def _layouts(root: Path, split: str) -> list[tuple[Path, Path]]:
+    """Every (image folder, mask folder) in which a split may be stored."""
+    return [tuple(root / template.replace(_SPLIT, split) for template in pair) for pair in _LAYOUTS]
+
+
+def _splits_of_layouts(root: Path) -> tuple[str, ...]:
+    names = {name for images, _ in _LAYOUTS for name in _splits_of_template(root, images)}
+    return tuple(sorted(name for name in names if any(
+        all(folder.is_dir() for folder in pair) for pair in _layouts(root, name))))
+
+
+def folder_pairs(root: str | Path, split: str) -> list[tuple[Path, Path]]:
+    """Every (image folder, mask folder) that a folder has for a split, under the first of its names that has any."""
+    for name in split_names(split):
+        found = [pair for pair in _layouts(Path(root), name) if all(folder.is_dir() for folder in pair)]
+        if found:
+            return found
+    return []
+
+
+def flat_folders(root: str | Path) -> list[tuple[Path, Path]]:
+    """The folder of images and that of masks where a data set has no splits; empty where there are none or several."""
+    pairs = [(Path(root) / images, Path(root) / masks) for images in _FLAT_IMAGES for masks in _FLAT_MASKS]
+    pairs = [pair for pair in pairs if all(folder.is_dir() and _has_files(folder) for folder in pair)]
+    return pairs if len(pairs) == 1 else []
+
+
+def _has_files(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(entry.is_file() and not entry.name.startswith('.') for entry in entries)
+
+
+def find_folders(root: str | Path, split: str) -> tuple[Path, Path]:
+    """Find a split's folders in any of the layouts that `SegmentationFolder` lists.
+
+    Args:
+        root: Folder of the data set.
+        split: Name of the split; train/training and val/valid/validation are tried for each other.
+
+    Returns:
+        The folder of images and the folder of masks.
+
+    Raises:
+        DatasetError: No such root, no layout fits, or several fit.
+    """
+    root = Path(root)
+    found = folder_pairs(root, split)
+    if len(found) > 1:
+        masks = ' and '.join(str(pair[1]) for pair in found)
+        raise DatasetError(f'A split must have one folder of masks: found {masks}; move or rename all but one.')
+    if found:
+        return found[0]
+
+    layouts = '; '.join(f'{images} with {masks}' for images, masks in (
+        (f'{split}/', f'{split}annot/'),
+        (f'{split}/images/', f'{split}/masks/'),
+        (f'images/{split}/', f'masks/{split}/'),
+    ))
+    present = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith('.'))
+    content = f'has the folders {", ".join(present[:8])}{", ..." if len(present) > 8 else ""}' if present \
+        else 'has no folders'
+    half = [
+        f'{images} has no {masks}' for name in split_names(split) for images, masks in (
+            (root / name / 'images', root / name / 'masks'), (root / 'images' / name, root / 'masks' / name))
+        if images.is_dir()
+    ]
+    raise DatasetError(
+        f'No folders of images and masks for split "{split}": {root} {content}{"".join(f"; {text}" for text in half)}. '
+        f'Arrange it as one of: {layouts} ("masks" may also be called "annotations" or "labels"; '
+        f'split names tried: {", ".join(split_names(split))}), or name its folders by image_dir and mask_dir.')
+
+
+def folder_samples(
+        image_folder: Path,
+        mask_folder: Path,
+        image_suffix: str | None = None,
+        mask_suffix: str | None = None,
+        recursive: bool = False,
+) -> list[Sample]:
+    """The pairs of image and mask of two folders, in the order of their names.
+
+    Args:
+        image_folder: Folder of the images.
+        mask_folder: Folder of the masks.
+        image_suffix: How the names of images end, behind what they share with their masks. Without it, and where no
+            names are equal, what all of them have in common at their end is left out.
+        mask_suffix: How the names of masks end.
+        recursive: Whether files in folders below are taken too, where the two have the same path.
+
+    Raises:
+        DatasetError: No files, two of one name, or images without masks and the reverse.
+    """
+    images = files_by_stem(image_folder, IMAGE_EXTENSIONS, 'image', image_suffix, recursive)
+    masks = files_by_stem(mask_folder, MASK_EXTENSIONS, 'mask', mask_suffix, recursive)
+    if images.keys().isdisjoint(masks) and not (image_suffix or mask_suffix):
+        images, masks = _without_ends(images, masks)
+    _require_partner(images, masks, 'image', 'mask', mask_folder)
+    _require_partner(masks, images, 'mask', 'image', image_folder)
+    return [(images[stem], masks[stem]) for stem in sorted(images)]
+
+
+def files_by_stem(
+        folder: Path,
+        extensions: tuple[str, ...],
+        kind: str,
+        suffix: str | None = None,
+        recursive: bool = False,
+) -> dict[str, Path]:
+    """The files of a folder by their names without the suffix, or without the ending; DatasetError for none."""
+    files: dict[str, Path] = {}
+    suffix = suffix or ''
+    has_ending = os.path.splitext(f'a{suffix}')[1].lower() in extensions
+    for whole in sorted(_names_below(folder, recursive)):
+        start, ending = os.path.splitext(whole)
+        name = whole if has_ending else start
+        if ending.lower() not in extensions or not name.endswith(suffix):
+            continue
+        stem = (name[:len(name) - len(suffix)] if suffix else name).replace(os.sep, '/')
+        if stem in files:
+            raise DatasetError(
+                f'Each {kind} must have a stem of its own, by which pairs are matched: {files[stem].name} '
+                f'and {os.path.basename(whole)} in {folder} share "{stem}"; remove or rename one.')
+        files[stem] = folder / whole
+    if not files:
+        _refuse_empty(folder, extensions, kind, suffix, recursive)
+    return files
+
+
+def _names_below(folder: Path, recursive: bool, start: str = '') -> Iterator[str]:
+    """Paths of the files of a folder, relative to it; the entries tell what they are, so that no file is asked."""
+    with os.scandir(folder / start) as entries:
+        for entry in entries:
+            # Names with a leading dot are what file managers leave behind, not data.
+            if entry.name.startswith('.'):
+                continue
+            path = os.path.join(start, entry.name)
+            if entry.is_file():
+                yield path
+            elif recursive and entry.is_dir():
+                yield from _names_below(folder, True, path)
+
+
+def _refuse_empty(folder: Path, extensions: tuple[str, ...], kind: str, suffix: str, recursive: bool) -> None:
+    ending = suffix or ', '.join(extensions)
+    remedy = 'put the files directly into it'
+    if suffix:
+        remedy = f'correct {kind}_suffix'
+    elif recursive:
+        remedy = 'put the files into it'
+    if kind == 'mask' and not suffix and any(path.suffix.lower() in _JPEG for path in folder.iterdir()):
+        remedy = 'JPEG files, which it has, blur labels, so save the masks as PNG from their source'
+    raise DatasetError(f'The folder of {kind}s is empty: {folder} has no file ending in {ending}; {remedy}.')
+
+
+def _require_partner(files: dict[str, Path], partners: dict[str, Path], kind: str, partner: str, folder: Path) -> None:
+    alone = [path for stem, path in files.items() if stem not in partners]
+    if alone:
+        names = ', '.join(path.name for path in alone[:3]) + (', ...' if len(alone) > 3 else '')
+        raise DatasetError(
+            f'Each {kind} must have {_ARTICLES[partner]} {partner} of the same stem: {len(alone)} of {len(files)} '
+            f'{kind}s in {alone[0].parent} have none ({names}); add the {partner}s to {folder} or remove the {kind}s.')
+
+
+def _without_ends(
+        images: dict[str, Path], masks: dict[str, Path]) -> tuple[dict[str, Path], dict[str, Path]]:
+    """The files by their names without what all names have at their end, such as `_mask`, where they then pair."""
+    for image_end in ('', _common_end(images)):
+        for mask_end in ('', _common_end(masks)):
+            short = [{stem[:len(stem) - len(end)]: path for stem, path in files.items()}
+                     for files, end in ((images, image_end), (masks, mask_end))]
+            if short[0].keys() == short[1].keys():
+                return short[0], short[1]
+    return images, masks
+
+
+def _common_end(stems: Sequence[str]) -> str:
+    """What all stems have at their end, from a separator on: '_mask'."""
+    end = os.path.commonprefix([stem[::-1] for stem in stems])[::-1]
+    places = [place for place, letter in enumerate(end) if letter in _SEPARATORS]
+    if not places:
+        return ''
+    return end[places[-1] if len(stems) == 1 else places[0]:]
