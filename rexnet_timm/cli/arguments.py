@@ -264,6 +264,7 @@ def _add_run(group: Callable[[str], Callable[..., None]]) -> None:
     add('--checkpoint-hist', kind=COUNT, default=10, help='checkpoints that are kept')
     add('--output', default='', metavar='DIR', help='folder of the runs', unset='output/train')
     add('--experiment', default='', help='folder of this run in --output', unset='time and model, or that of --resume')
+    add('--overwrite', kind=bool, help='replace a run that is in the folder; other files in it stay')
     add('--eval-metric', help='what ranks checkpoints', unset='top1, miou or abs_rel')
 
 
@@ -402,5 +403,6 @@ def _check_together(args: argparse.Namespace) -> None:
 
 def repeatable_args(args: argparse.Namespace) -> dict[str, Any]:
     """The arguments as a YAML file for --config that repeats the run from its start, with all defaults."""
-    names = vars(args).keys() & create_train_parser().options.keys() - {'config', 'data', 'no_resume_opt', 'resume'}
+    once = {'config', 'data', 'no_resume_opt', 'overwrite', 'resume'}
+    names = vars(args).keys() & create_train_parser().options.keys() - once
     return {name: getattr(args, name) for name in sorted(names)}

@@ -4,6 +4,7 @@ One process: rexnet train DATA --model rexnetv1_unet_1_0 --num-classes 11
 Several:     torchrun --nproc-per-node 2 -m rexnet_timm train DATA --model rexnetv1_unet_1_0 --num-classes 11
 """
 import argparse
+import glob
 import itertools
 import logging
 import os
@@ -32,7 +33,7 @@ from .build import (
     synchronize_batch_norm,
 )
 from .kinds import kind_of
-from .parsing import Parser, report_errors
+from .parsing import Parser, UsageError, report_errors
 
 __all__ = ['main', 'run', 'train']
 
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> str:
     kind = kind_of(args.model)
     kind.check(args)
     if process.primary:
+        refuse_another_run(args)
         warn_of_options_for_others(args, process)
     num_classes = kind.num_classes(args)
     datasets = kind.datasets(args, num_classes)
@@ -133,6 +135,24 @@ def _same_everywhere(folder: str | None, process: Process) -> str:
     return values[0]
 
 
+def refuse_another_run(args: argparse.Namespace) -> None:
+    """UsageError for an --experiment that holds a run which this one neither goes on with nor may replace."""
+    folder = os.path.join(args.output or os.path.join('output', 'train'), args.experiment)
+    if not args.experiment or args.overwrite and not args.resume or not _files_of_run(folder):
+        return
+    if args.overwrite:
+        raise UsageError('--overwrite replaces a run and --resume goes on with one: leave one of them out.')
+    if not args.resume or os.path.realpath(os.path.dirname(args.resume)) != os.path.realpath(folder):
+        raise UsageError(
+            f'{folder!r} holds a run: name another --experiment, replace it with --overwrite, or go on with it by '
+            f'--config {os.path.join(folder, "args.yaml")} --resume {os.path.join(folder, "last.pth.tar")}.')
+
+
+def _files_of_run(folder: str) -> list[str]:
+    return [path for pattern in ('args.yaml', 'summary.csv', '*.pth.tar')
+            for path in glob.glob(os.path.join(glob.escape(folder), pattern))]
+
+
 def run_folder(args: argparse.Namespace) -> str:
     """The folder of a run, which is made: that of the resumed checkpoint unless another is asked for."""
     if args.resume and not args.experiment:
@@ -142,7 +162,11 @@ def run_folder(args: argparse.Namespace) -> str:
             return folder
     root = args.output or os.path.join('output', 'train')
     if args.experiment:
-        return get_outdir(root, args.experiment)
+        folder = get_outdir(root, args.experiment)
+        if args.overwrite:
+            for path in _files_of_run(folder):
+                os.remove(path)
+        return folder
     os.makedirs(root, exist_ok=True)
     name = os.path.join(root, f'{datetime.now():%Y%m%d-%H%M%S}-{safe_model_name(args.model)}')
     for number in itertools.count(1):

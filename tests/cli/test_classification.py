@@ -100,7 +100,8 @@ def test_each_option_changes_the_loss(options, class_folder, plain, tmp_path):
     assert float(summary(other)[0]['train_loss']) != pytest.approx(float(summary(plain)[0]['train_loss']), rel=1e-6)
 
 
-@pytest.mark.parametrize('options', ['--torchcompile eager', '--grad-checkpointing', '--channels-last'])
+@pytest.mark.parametrize('options', [
+    pytest.param('--torchcompile eager', marks=pytest.mark.slow), '--grad-checkpointing', '--channels-last'])
 def test_what_computes_the_same_leaves_the_loss_the_same(options, class_folder, plain, tmp_path):
     other = run(class_folder, tmp_path, options)
     assert float(summary(other)[0]['train_loss']) == pytest.approx(float(summary(plain)[0]['train_loss']), rel=1e-3)
@@ -133,9 +134,9 @@ def test_other_files_of_images_and_one_channel(fashion_folder, tmp_path, capsys)
     assert train.main(arguments(fashion_folder, tmp_path, *data, '10')) == 0
     assert checkpoint(tmp_path / 'run')['state_dict']['stem.conv.weight'].shape[1] == 1
     assert 0 <= float(summary(tmp_path / 'run')[0]['eval_top1']) <= 100
-    assert train.main(arguments(fashion_folder, tmp_path, *data, '9')) == 2
+    assert train.main(arguments(fashion_folder, tmp_path / 'other', *data, '9')) == 2
     assert "--num-classes is 9, and the 'train' part of" in capsys.readouterr().err
-    assert train.main(arguments(fashion_folder / 'FashionMNIST', tmp_path, *data, '10')) == 2
+    assert train.main(arguments(fashion_folder / 'FashionMNIST', tmp_path / 'other', *data, '10')) == 2
     assert 'must be of --dataset torch/fashion_mnist: Dataset not found' in capsys.readouterr().err
 
 
@@ -152,6 +153,7 @@ def test_batch_norm_over_processes_keeps_the_network(create):
     torch.testing.assert_close(model.eval()(x), expected, rtol=0, atol=1e-5 * expected.std().item())
 
 
+@pytest.mark.slow
 def test_batch_norm_over_processes_needs_an_accelerator(class_folder, tmp_path):
     result = distributed(2, *arguments(class_folder, tmp_path, '--sync-bn'), cwd=tmp_path)
     assert result.returncode != 0 and 'Traceback' not in result.stderr

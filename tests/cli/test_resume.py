@@ -1,4 +1,5 @@
 """`rexnet train --resume` as a user means it."""
+import re
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,30 @@ def test_an_average_can_be_switched_on(run):
 def test_a_constant_rate_trains_on(run):
     assert learn('--epochs', 3, '--resume', run / 'last.pth.tar') == 0
     assert {float(row['lr']) for row in summary(run)} == {1e-3}
+
+
+def test_a_run_is_not_written_over_unasked(run, capsys):
+    before = {path: path.stat().st_mtime_ns for path in run.iterdir()}
+    again = ('--epochs', 1, '--output', run.parent, '--experiment', 'run')
+    assert learn(*again) == 2
+    error = capsys.readouterr().err
+    assert f"'{run}' holds a run: name another --experiment, replace it with --overwrite, or go on with it by" in error
+    assert {path: path.stat().st_mtime_ns for path in run.iterdir()} == before
+    remedy = re.search(r'go on with it by (.*)\.$', error, re.MULTILINE)[1]
+    assert train.main([*remedy.split(), '--epochs', '2']) == 0
+    assert [row['epoch'] for row in summary(run)] == ['0', '1']
+    (run / 'notes.txt').write_text('mine')
+    assert learn(*again, '--overwrite') == 0
+    assert files(run) == {
+        'args.yaml', 'checkpoint-0.pth.tar', 'last.pth.tar', 'model_best.pth.tar', 'notes.txt', 'summary.csv'}
+    assert 'overwrite' not in yaml.safe_load((run / 'args.yaml').read_text())
+
+
+def test_to_go_on_and_to_replace_exclude_each_other(run, tmp_path, capsys):
+    assert learn('--epochs', 1, '--output', tmp_path, '--experiment', 'other') == 0
+    arguments = ('--epochs', 2, '--resume', run / 'last.pth.tar', '--output', tmp_path, '--experiment', 'other')
+    assert learn(*arguments) == 2
+    assert "other' holds a run" in capsys.readouterr().err
+    assert learn(*arguments, '--overwrite') == 2
+    assert '--overwrite replaces a run and --resume goes on with one' in capsys.readouterr().err
+    assert len(summary(tmp_path / 'other')) == 1
