@@ -5,18 +5,21 @@ rexnet share --checkpoint output/train/RUN --push-to-hub USER/NAME --private
 """
 import argparse
 import glob
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
-from ..deployment.load import HUB, load_model
+from ..deployment.load import CHECKPOINTS, HUB, load_model
 from ..deployment.results import RESULTS
-from ..deployment.share import share
+from ..deployment.share import WEIGHTS, share
 from .parsing import Parser, UsageError, report_errors
 
 __all__ = ['main', 'run']
+
+_logger = logging.getLogger(__name__)
 
 FOLDER = 'shared'
 USAGE = """```bash
@@ -44,9 +47,11 @@ def create_parser(prog: str = 'rexnet share') -> Parser:
     add('--overwrite', kind=bool, help='replace files that exist')
     add = parser.group('card')
     add('--results', metavar='DIR', help='folder of rexnet validate, for the scores and a picture, or its results.json',
-        unset='that of the test split in the folder of the run, or else the newest one')
+        unset='that of the test split in the folder of the run, or else the newest one, of these weights')
     add('--no-picture', kind=bool, help='leave out the picture, which shows an image of the validation')
     add('--data-name', metavar='NAME', help='the data that the model was trained on', unset='as the folder was called')
+    add('--license', metavar='NAME', unset='none is named',
+        help="the Hub's name of the licence of the weights, such as mit, which the data of the training may decide")
     add = parser.group('upload')
     add('--push-to-hub', metavar='USER/NAME',
         help='repository of the Hugging Face Hub, which is made where there is none; only what OUTPUT gets is uploaded')
@@ -60,11 +65,32 @@ def _run_folder(checkpoint: str) -> str | None:
     return checkpoint if os.path.isdir(checkpoint) else os.path.dirname(checkpoint) or '.'
 
 
-def _results(folder: str | None) -> str | None:
-    """The results of the test split, or else the newest ones, in the folder of a run."""
-    found = glob.glob(os.path.join(glob.escape(folder), 'validate-*', RESULTS)) if folder else []
-    test = os.path.join(folder or '', 'validate-test', RESULTS)
-    return test if test in found else max(found, key=os.path.getmtime, default=None)
+def _results(checkpoint: str) -> str | None:
+    """The results of the test split, or else the newest ones, of the weights that a checkpoint stands for.
+
+    Results beside a run may also be of another file in it, or of weights that later training has replaced.
+    """
+    folder = _run_folder(checkpoint)
+    best = _weights_file(folder) if folder else None
+    if best is None:
+        return None
+    weights = best if os.path.isdir(checkpoint) else checkpoint
+    found = []
+    for path in glob.glob(os.path.join(glob.escape(folder), 'validate-*', RESULTS)):
+        name = os.path.basename(os.path.dirname(path))  # validate-SPLIT of the folder, validate-SPLIT-FILE of a file
+        if name.endswith(f'-{os.path.basename(weights)}') or '.' not in name and os.path.samefile(weights, best):
+            found.append(path)
+    fresh = [path for path in found if os.path.getmtime(path) >= os.path.getmtime(weights)]
+    if found and not fresh:
+        _logger.warning('%s is older than %s and is left out: rexnet validate measures it anew.', found[0], weights)
+    test = os.path.join(folder, 'validate-test', RESULTS)
+    return test if test in fresh else max(fresh, key=os.path.getmtime, default=None)
+
+
+def _weights_file(folder: str) -> str | None:
+    """The file that the folder of a run, or a saved one, stands for."""
+    files = (os.path.join(folder, name) for name in (*CHECKPOINTS, WEIGHTS))
+    return next(filter(os.path.isfile, files), None)
 
 
 def _training(folder: str | None) -> dict[str, Any]:
@@ -103,11 +129,11 @@ def run(args: argparse.Namespace) -> str:
     if args.output is None and source is None:
         raise UsageError(f'OUTPUT is needed, the folder to write, since {args.checkpoint} has none.')
     output = args.output or os.path.join(source, FOLDER)
-    training, results = _training(source), args.results or _results(source)
+    training, results = _training(source), args.results or _results(args.checkpoint)
     written = share(
         load_model(args.checkpoint), output, results=results, with_picture=not args.no_picture,
-        dataset=_data_name(args, training), training=training, usage=USAGE, repo_id=args.push_to_hub,
-        private=args.private or None, overwrite=args.overwrite)
+        dataset=_data_name(args, training), training=training, usage=USAGE, license=args.license,
+        repo_id=args.push_to_hub, private=args.private or None, overwrite=args.overwrite)
     scores = f'scores of {results}' if results else 'no scores: rexnet validate makes them, for --results'
     print(f'{output}: {", ".join(written)}; {scores}')
     if args.push_to_hub:

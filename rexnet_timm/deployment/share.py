@@ -53,6 +53,7 @@ def share(
         dataset: str | None = None,
         training: Mapping[str, Any] | None = None,
         usage: str = '',
+        license: str | None = None,
         repo_id: str | None = None,
         private: bool | None = None,
         overwrite: bool = False,
@@ -72,6 +73,8 @@ def share(
         dataset: Name of the data that it was trained on.
         training: Arguments of its training, as a run's args.yaml has them. Those that hold paths are left out.
         usage: Further Markdown for the card's section on how it is used; FOLDER in it becomes the name of the model.
+        license: The Hub's name of the licence of the weights ('mit', 'cc-by-nc-4.0'), which the data of the training
+            may decide; None names none.
         repo_id: Repository on the Hub to upload to, 'USER/NAME', which is made where there is none. None uploads
             nothing. The client of the Hub finds the token that `hf auth login` left, or that of HF_TOKEN.
         private: Whether a new repository is private; None is the Hub's default.
@@ -104,9 +107,10 @@ def share(
                 shutil.copyfile(picture, Path(part, EXAMPLE))
             card = create_model_card(
                 model, dataset=dataset, results=scores, training=_told(training or {}, description.task) or None,
-                picture=EXAMPLE if picture is not None else None, usage=usage,
+                picture=EXAMPLE if picture is not None else None, usage=usage, license=license,
                 source=None if repo_id is None else f'{HUB}{repo_id}')
             card.save(Path(part, CARD))
+            shutil.copymode(Path(part, CARD), Path(part, WEIGHTS))  # which safetensors writes for their owner alone
             _check_saved(model, part)
             written = [name for name in FILES if Path(part, name).is_file()]
             for name in written:

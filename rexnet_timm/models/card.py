@@ -37,6 +37,7 @@ def create_model_card(
         picture: str | None = None,
         usage: str = '',
         source: str | None = None,
+        license: str | None = None,
 ) -> ModelCard:
     """The card of a model; `card.save(folder / 'README.md')` writes it, and `save_pretrained` leaves it as it is.
 
@@ -49,6 +50,8 @@ def create_model_card(
         picture: Name of a picture in the folder of the card.
         usage: Further Markdown on how it is used.
         source: What `rexnet_timm.load_model` takes for it, 'hf-hub:USER/NAME' or a folder; None leaves the word FOLDER.
+        license: The Hub's name of the licence of the weights ('mit', 'cc-by-nc-4.0'), which the data of the training
+            may decide; None names none.
 
     Returns:
         The card, in Markdown, with the Hub's fields above it.
@@ -59,7 +62,7 @@ def create_model_card(
     task = getattr(description, 'task', 'segmentation' if is_smp else 'classification')
     library = 'segmentation-models-pytorch' if is_smp else 'timm'
     fields = ModelCardData(
-        license='mit', library_name=library, pipeline_tag=PIPELINES[task],
+        license=license, library_name=library, pipeline_tag=PIPELINES[task],
         tags=[library, 'rexnet_timm', *(['semantic-segmentation'] if task == 'segmentation' else []), 'pytorch'])
     names = list(getattr(description, 'class_names', ()))
     return ModelCard(f"""---

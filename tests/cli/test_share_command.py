@@ -51,6 +51,20 @@ def test_a_run_is_shared(run, capsys):
     assert again['miou'] == score
 
 
+def test_scores_of_other_weights_are_left_out(run, capsys, caplog):
+    (run / 'validate-test').rename(run / 'validate-test-model.onnx')
+    assert main(['share', 'out', '--checkpoint', 'run']) == 0
+    assert 'no scores' in capsys.readouterr().out and not Path('out/results.json').exists()
+    (run / 'validate-test-model.onnx').rename(run / 'validate-test')
+    (run / 'last.pth.tar').write_bytes((run / 'model_best.pth.tar').read_bytes())
+    assert main(['share', 'last', '--checkpoint', 'run/last.pth.tar']) == 0
+    assert not Path('last/results.json').exists()
+    os.utime(run / 'validate-test' / 'results.json', (0, 0))  # the run was trained again
+    assert main(['share', 'again', '--checkpoint', 'run']) == 0
+    assert 'no scores' in capsys.readouterr().out
+    assert 'validate-test/results.json is older than run/model_best.pth.tar and is left out' in caplog.text
+
+
 def test_the_way_there_and_what_is_left_out(run, capsys):
     (run / 'validate-test').rename(run / 'validate-validation')  # any split does where there is no test
     checkpoint = ('--checkpoint', 'run/model_best.pth.tar')

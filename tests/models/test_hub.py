@@ -233,7 +233,7 @@ def test_the_model_card(tmp_path):
     training = {'opt': 'adamw', 'lr': 0.002, 'epochs': 20}
     model.save_pretrained(
         tmp_path, dataset='CamVid at 240 x 180', metrics={'mIoU': 46.2, 'Dice': 55.5},
-        model_card_kwargs=dict(training=training))
+        model_card_kwargs=dict(training=training, license='mit'))
     card = huggingface_hub.ModelCard.load(tmp_path / 'README.md')
     assert card.data.license == 'mit' and card.data.pipeline_tag == 'image-segmentation'
     text = card.text
