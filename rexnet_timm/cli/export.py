@@ -101,7 +101,7 @@ def _int8_told(report: Int8Report) -> str:
     return (
         f'int8 by {report.calibrated} images of {CALIBRATED}\n'
         f'{report.score} on the {report.measured} images of {MEASURED}: {report.before:.2f} in float32, '
-        f'{report.after:.2f} in int8 ({report.after - report.before:+.2f}); the class of the model at '
+        f'{report.after:.2f} in int8 ({report.after - report.before:+.2f}); the same class as in the model at '
         f'{report.agreement:.1%} of the {"pixels" if report.score == "mIoU" else "images"}\n'
         f'One image of {report.size[0]} x {report.size[1]}, {threads}: {report.float_ms:.1f} ms in float32, '
         f'{report.int8_ms:.1f} ms in int8: {verdict}')

@@ -4,6 +4,7 @@ Pillow decodes pictures as a whole, and knows neither where on the earth they li
 is never in memory as a whole: GDAL, which rasterio calls, decodes the tiles or strips below a window.
 """
 import errno
+import logging
 import os
 import shlex
 import warnings
@@ -20,6 +21,8 @@ from torchvision.transforms.v2 import functional as F
 
 from ..errors import DatasetError, first_lines
 from .images import convert, max_pixels
+
+_logger = logging.getLogger(__name__)
 
 __all__ = ['TIFF_EXTENSIONS', 'Scene', 'Window', 'is_scene', 'open_tiff', 'require_rasterio']
 
@@ -231,7 +234,8 @@ class Scene:
         has_alpha = len(bands) > 1 and kinds[-1] == ColorInterp.alpha
         self._alpha_is_channel = has_alpha and len(bands) == self.in_chans
         if has_alpha and not self._alpha_is_channel:
-            bands.pop()
+            number = bands.pop()
+            _logger.info('%s: band %d is marked as alpha: where it is 0, there is no data.', self.path, number)
         self._levels = _levels(source) if len(bands) == 1 else None
         colors = len(bands) if self._levels is None else self._levels.shape[-1]
         if colors == self.in_chans or {colors, self.in_chans} <= {1, 3}:

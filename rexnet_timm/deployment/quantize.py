@@ -82,6 +82,10 @@ def calibration_samples(model: nn.Module, folder: str | os.PathLike) -> list[Sam
     if not isinstance(folder, (str, os.PathLike)):
         raise ValueError(
             f'calibration must be a folder with the splits {CALIBRATED} and {MEASURED}, got {type(folder).__name__}.')
+    if not os.path.exists(folder):
+        raise ValueError(
+            f'calibration must be a folder with the splits {CALIBRATED}, to calibrate on, and {MEASURED}, to measure '
+            f'on: {os.fspath(folder)!r} does not exist.')
     return [samples_of(model, description_of(model), folder, split) for split in (CALIBRATED, MEASURED)]
 
 

@@ -125,7 +125,7 @@ def test_what_int8_costs_and_gains_is_told(int8_ms, verdict, run, tmp_path, caps
     assert main(['export', '--checkpoint', str(run), str(path), *words]) == 0
     assert capsys.readouterr().out.splitlines() == [
         f'{path}: 0.2 MB; int8 by 32 images of train',
-        'mIoU on the 101 images of val: 57.30 in float32, 57.05 in int8 (-0.25); the class of the model at 98.7% of '
-        'the pixels',
+        'mIoU on the 101 images of val: 57.30 in float32, 57.05 in int8 (-0.25); the same class as in the model at '
+        '98.7% of the pixels',
         f'One image of 180 x 240, 1 thread: 15.0 ms in float32, {int8_ms:.1f} ms in int8: {verdict}']
     assert (given['int8'], given['calibration'], given['num_calibration_images']) == (True, 'DATA', 32)

@@ -8,6 +8,7 @@ from PIL import Image
 from torchvision import tv_tensors
 
 from rexnet_timm.data import DatasetError, SegmentationFolder, palette
+from rexnet_timm.data.formats.folders import find_folders
 
 CAMVID = Path(__file__).parents[3] / 'shared' / 'data' / 'camvid'
 needs_camvid = pytest.mark.skipif(not CAMVID.is_dir(), reason='the CamVid images are not beside the checkout')
@@ -323,3 +324,10 @@ def test_palette():
     assert distance.min() > 30
     with pytest.raises(ValueError, match='num_classes must be from 1 to 1024, got 0'):
         palette(0)
+
+
+def test_splits_that_there_are_come_first_in_the_advice(tmp_path):
+    for name in ('train', 'trainannot', 'val', 'valannot'):
+        (tmp_path / name).mkdir()
+    with pytest.raises(DatasetError, match='for split "test": .* Take the split "train" or "val", or arrange it'):
+        find_folders(tmp_path, 'test')

@@ -141,7 +141,7 @@ def test_mistakes_are_told_before_the_work_begins(format, unet, data, tmp_path):
     refused("int8 needs calibration, the folder of data whose split 'train'")
     refused('int8 and half exclude each other', half=True, calibration=data)
     refused('num_calibration_images must be at least 1, got 0', calibration=data, num_calibration_images=0)
-    refused('The data must be a folder: .*gone does not exist', calibration=data / 'gone')
+    refused('calibration must be a folder with the splits train, .*gone.* does not exist', calibration=data / 'gone')
     refused('calibration must be a folder with the splits train and val, got list', calibration=[1])
     refused('No folders of images and masks for split "train"', calibration=data / 'train')
     other = describe(rexnet_timm.MultiScaleUnet('rexnetv1_test', classes=5).eval(), DataDescription())

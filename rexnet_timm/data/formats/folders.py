@@ -223,6 +223,12 @@ def folder_pairs(root: str | Path, split: str) -> list[tuple[Path, Path]]:
     return []
 
 
+def _divided(root: Path) -> list[str]:
+    """The splits that have a folder of images and one of masks."""
+    folders = [path for place in (root, root / 'images') if place.is_dir() for path in place.iterdir() if path.is_dir()]
+    return sorted({path.name for path in folders if folder_pairs(root, path.name)})
+
+
 def flat_folders(root: str | Path) -> list[tuple[Path, Path]]:
     """The folder of images and that of masks where a data set has no splits; empty where there are none or several."""
     pairs = [(Path(root) / images, Path(root) / masks) for images in _FLAT_IMAGES for masks in _FLAT_MASKS]
@@ -269,9 +275,11 @@ def find_folders(root: str | Path, split: str) -> tuple[Path, Path]:
             (root / name / 'images', root / name / 'masks'), (root / 'images' / name, root / 'masks' / name))
         if images.is_dir()
     ]
+    splits = [f'"{name}"' for name in _divided(root) if name not in split_names(split)]
+    advice = f'Take the split {" or ".join(splits)}, or arrange it' if splits else 'Arrange it'
     raise DatasetError(
         f'No folders of images and masks for split "{split}": {root} {content}{"".join(f"; {text}" for text in half)}. '
-        f'Arrange it as one of: {layouts} ("masks" may also be called "annotations" or "labels"; '
+        f'{advice} as one of: {layouts} ("masks" may also be called "annotations" or "labels"; '
         f'split names tried: {", ".join(split_names(split))}), or name its folders by image_dir and mask_dir.')
 
 
