@@ -73,9 +73,11 @@ MODELS = {
     'timm efficientnet': (lambda: timm.create_model('test_efficientnet', num_classes=3), []),
     'timm vit': (lambda: timm.create_model('test_vit', num_classes=3), []),
 }
+LONG = ('depth', 'unet decoder', 'unet without a skip', 'unet on resnet', 'smp.DeepLabV3Plus')
 
 
-@pytest.mark.parametrize('create, left', MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize('create, left', [
+    pytest.param(*case, id=name, marks=[pytest.mark.slow] if name in LONG else []) for name, case in MODELS.items()])
 def test_networks(create, left):
     model = create()
     size = 160 if 'VisionTransformer' in type(model).__name__ else 64

@@ -102,7 +102,9 @@ def test_metrics_over_ranks_are_those_of_one_process(tmp_path):
     assert loss == pytest.approx(loss_of_one, rel=1e-5)
 
 
-@pytest.mark.parametrize('change', ['all heads', 'some scales', 'dropped heads', 'pruned', 'frozen encoder'])
+@pytest.mark.parametrize('change', [
+    'all heads', 'dropped heads', *(pytest.param(change, marks=pytest.mark.slow) for change in (
+        'some scales', 'pruned', 'frozen encoder'))])
 def test_training_needs_no_search_for_unused_parameters(change, tmp_path):
     loss, *sums = run('train_shard', change, tmp_path)
     before = [parameter.sum().item() for parameter in create_task(change).parameters() if parameter.requires_grad]
