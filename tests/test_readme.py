@@ -39,12 +39,15 @@ def test_examples_run(code, tmp_path, monkeypatch):
 
 
 def test_the_examples_are_there():
-    assert len(PYTHON) == 6 and len(TRAIN) == 8 and len(TIMM_TRAIN) == 1 and len(AFTER) >= 7
+    assert len(PYTHON) == 6 and len(TRAIN) == 9 and len(TIMM_TRAIN) == 1 and len(AFTER) >= 7
 
 
 @pytest.mark.parametrize('command', TRAIN, ids=range(len(TRAIN)))
-def test_training_commands_parse(command, monkeypatch):
-    monkeypatch.chdir(ROOT)  # where the configurations lie
+def test_training_commands_parse(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / 'output' / 'train' / 'RUN'
+    run.mkdir(parents=True)
+    (run / 'args.yaml').write_text('dataset: synthetic\n')
     words = shlex.split(command)
     # after the command, or the script and its number of processes
     start = words.index('train') + 1 if 'train' in words else 2
