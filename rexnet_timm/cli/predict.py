@@ -197,9 +197,11 @@ def _check_names(targets: dict[Path, Path]) -> None:
     first: dict[Path, Path] = {}
     for source, target in targets.items():
         if target in first:
+            # the folders below one that is named are kept
+            folder = '' if first[target].parent == source.parent else 'name the folder that holds both, '
             raise UsageError(
                 f'Each image must have a name of its own: {first[target]} and {source} would both be written to '
-                f'{target}; rename one, name the folder that holds both, or give each an --output of its own.')
+                f'{target}; rename one, {folder}or give each an --output of its own.')
         first[target] = source
 
 

@@ -146,7 +146,7 @@ def _parameters(model: nn.Module) -> str:
 
 
 def _picture(name: str | None) -> str:
-    return f'\n![Input, truth and prediction of a validation image]({name})\n' if name else ''
+    return f'\n![Input, truth and prediction of an image]({name})\n' if name else ''
 
 
 def _training(training: Mapping[str, Any] | str | None) -> str:

@@ -97,8 +97,14 @@ def test_results_never_leave_the_folder_or_replace_an_image(photos, capsys):
 def test_two_images_of_one_name_are_refused(photos, capsys):
     Image.new('RGB', (40, 40)).save(photos / 'a.png')
     assert run('photos') == 2
-    assert 'a name of its own' in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert 'a name of its own' in error and 'rename one, or give each an --output' in error
+    Image.new('RGB', (40, 40)).save(photos / 'sub' / 'a.png')
+    (photos / 'a.png').unlink()
+    assert run('photos/a.jpg', 'photos/sub/a.png') == 2
+    assert 'rename one, name the folder that holds both' in capsys.readouterr().err
     assert not Path('output').exists()
+    assert run('photos') == 0
 
 
 def test_a_failed_image_is_told_and_the_rest_goes_on(photos, capsys):

@@ -94,7 +94,7 @@ def test_the_card_has_scores_classes_and_the_picture(tmp_path):
     assert '7 images of the split test.\n\n| score | value |\n|---|---|\n| mIoU | 51.2 % |' in card.text
     assert '| calibration error | - |' in card.text
     assert '| 1 | road \\| kerb | 51.2 % | 67.8 % | - | 50.0 % |' in card.text
-    assert '![Input, truth and prediction of a validation image](example.png)' in card.text
+    assert '![Input, truth and prediction of an image](example.png)' in card.text
     assert 'Data: streets' in card.text and '```yaml\nepochs: 30\nopt: adamw\n```' in card.text
     assert "timm.create_model('local-dir:FOLDER', pretrained=True)" in card.text
     assert 'Some words on FOLDER.' in card.text
