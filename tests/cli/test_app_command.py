@@ -74,7 +74,9 @@ class Server:
             environment.pop(name, None)
         self.process = subprocess.Popen(
             [sys.executable, '-m', 'rexnet_timm', 'app', '--device', 'cpu', *words], cwd=self.folders[0],
-            env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            # as in a terminal, also where the tests themselves run in the background of a shell, which ignores Ctrl-C
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         line = self.process.stdout.readline()
         assert 'until Ctrl-C' in line, line + self.process.stderr.read()
         self.address = re.search(r'http://\S+', line)[0]
