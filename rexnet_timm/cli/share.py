@@ -129,9 +129,10 @@ def run(args: argparse.Namespace) -> str:
     if args.output is None and source is None:
         raise UsageError(f'OUTPUT is needed, the folder to write, since {args.checkpoint} has none.')
     output = args.output or os.path.join(source, FOLDER)
+    model = load_model(args.checkpoint)
     training, results = _training(source), args.results or _results(args.checkpoint)
     written = share(
-        load_model(args.checkpoint), output, results=results, with_picture=not args.no_picture,
+        model, output, results=results, with_picture=not args.no_picture,
         dataset=_data_name(args, training), training=training, usage=USAGE, license=args.license,
         repo_id=args.push_to_hub, private=args.private or None, overwrite=args.overwrite)
     scores = f'scores of {results}' if results else 'no scores: rexnet validate makes them, for --results'
