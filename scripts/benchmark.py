@@ -16,7 +16,6 @@ A table is printed; benchmark.csv and a picture for each size and batch are writ
     python scripts/benchmark.py --exported --output output/benchmark
 """
 import argparse
-import csv
 import itertools
 import multiprocessing
 import resource
@@ -35,6 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import rexnet_timm
 from rexnet_timm.cli.build import default_device
 from rexnet_timm.deployment.pictures import draw_bars
+from rexnet_timm.deployment.results import write_rows
 from rexnet_timm.training.engine import Precision
 
 ENCODER = 'tu-rexnet_100'  # timm's ReXNet 1.0x, whose numbers of channels are ours
@@ -322,10 +322,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, float | str]]:
         print_table(group)
         draw_bars(group, args.output / f'benchmark-{size}-{batch_size}.png')
         rows += group
-    with open(args.output / 'benchmark.csv', 'w', newline='') as file:
-        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(args.output / 'benchmark.csv', rows)
     return rows
 
 

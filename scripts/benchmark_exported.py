@@ -9,7 +9,6 @@ the reference, in the same precision.
 A Markdown table of each size and number of threads is printed, and benchmark-exported.csv is written.
 """
 import argparse
-import csv
 import itertools
 import statistics
 import sys
@@ -23,6 +22,7 @@ import rexnet_timm
 from rexnet_timm.deployment.exported import FORMATS, load_exported
 from rexnet_timm.deployment.parity import example_images
 from rexnet_timm.deployment.quantize import quantize
+from rexnet_timm.deployment.results import write_rows
 from rexnet_timm.deployment.timing import time_in_turns
 
 __all__ = ['add_arguments', 'exported_models', 'run']
@@ -168,10 +168,7 @@ def run(args: argparse.Namespace, models: Mapping[str, Callable[[], torch.nn.Mod
         for _, part in itertools.groupby(group, lambda row: row['threads']):
             print_table(list(part), reference)
         rows += group
-    with open(args.output / 'benchmark-exported.csv', 'w', newline='') as file:
-        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(args.output / 'benchmark-exported.csv', rows)
     return rows
 
 
