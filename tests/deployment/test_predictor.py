@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from networks import COLORS, Brightest, brightest
 from PIL import ExifTags, Image
 from torch import nn
 from trained import trained_run
@@ -13,22 +14,6 @@ import rexnet_timm
 from rexnet_timm.data.description import DataDescription
 from rexnet_timm.deployment.load import describe, load_model
 from rexnet_timm.deployment.predict import Prediction, Predictor, predict, read_any
-
-COLORS = ((10, 20, 30), (200, 0, 0), (0, 0, 200))
-
-
-class Brightest(nn.Module):
-    """Its classes are the channels: of each pixel the largest one."""
-    num_classes = 3
-
-    def forward(self, x):
-        return x
-
-
-def brightest(**description) -> nn.Module:
-    return describe(Brightest(), DataDescription(
-        **{'class_names': ('red', 'green', 'blue'), 'colors': COLORS, 'mean': (0.,), 'std': (0.1,), **description}))
-
 
 PIXELS = np.array([[[9, 0, 0], [0, 9, 0], [0, 0, 9]], [[90, 91, 5], [5, 6, 7], [255, 0, 254]]], dtype=np.uint8)
 MASK = [[0, 1, 2], [1, 2, 0]]

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from geotiffs import CRS, ORIGIN, PIXEL, noise, read_geotiff, write_geotiff
+from networks import COLORS, Brightest, brightest
 from scene_memory import measure
 from torch import nn
 from trained import trained_run
@@ -17,22 +18,6 @@ from rexnet_timm.deployment.load import describe, load_model
 from rexnet_timm.deployment.predict import Predictor
 
 rasterio = pytest.importorskip('rasterio', reason='needs the extra geo')
-
-COLORS = ((10, 20, 30), (200, 0, 0), (0, 0, 200))
-
-
-class Brightest(nn.Module):
-    """Its classes are the channels: of each pixel the largest one."""
-    num_classes = 3
-
-    def forward(self, x):
-        return x
-
-
-def brightest(**description) -> nn.Module:
-    return describe(Brightest(), DataDescription(
-        **{'class_names': ('red', 'green', 'blue'), 'colors': COLORS, 'mean': (0.,), 'std': (0.1,), **description}))
-
 
 def test_a_mask_lies_where_its_image_lies(tmp_path):
     pixels = noise(3, 300, 210)
