@@ -279,8 +279,8 @@ def test_a_mistake_of_the_program_is_not_dressed_up(mask_folder, tmp_path, monke
         return {}['key']
 
     for name, error in ((zips, ValueError), (misses, KeyError)):
-        for place in ('kinds.create_segmentation_transform', 'kinds.SegmentationTask', 'build.smp.create_model',
-                      'kinds.create_segmentation_loader', 'build.create_optimizer_v2'):
+        for place in ('kinds.segmentation.create_segmentation_transform', 'kinds.segmentation.SegmentationTask',
+                      'build.smp.create_model', 'kinds.dense.create_segmentation_loader', 'build.create_optimizer_v2'):
             with monkeypatch.context() as patch:
                 patch.setattr(f'rexnet_timm.cli.{place}', name)
                 with pytest.raises(error):

@@ -1,0 +1,89 @@
+"""Depth of pixels."""
+import argparse
+from typing import Any
+
+import torch.nn as nn
+from timm.task import TrainingTask
+
+from ...data import SyntheticDepth, create_depth_transform
+from ...training.depth_losses import MultiScaleDepthLoss
+from ...training.tasks import DepthTask
+from ..build import Process, in_channels
+from ..unused import CLASSIFICATION, NEEDS, NEEDS_OF_SCALES, SEGMENTATION
+from .base import Batches, Kind, data_config
+from .dense import check_interpolation, dense_loaders, lengths, scale_weights
+
+__all__ = ['Depth']
+
+
+class Depth(Kind):
+    """Depth of pixels: ReXDepth."""
+
+    name = 'depth'
+    without_effect = frozenset(
+        CLASSIFICATION | SEGMENTATION | {'scale', 'vflip', 'train_split', 'val_split'})
+    needs = (*NEEDS, *NEEDS_OF_SCALES)
+
+    def check(self, args: argparse.Namespace) -> None:
+        if args.dataset != 'synthetic-depth':
+            given = f'--dataset {args.dataset}' if args.dataset else f'the folder {args.data_dir!r}'
+            raise ValueError(
+                f'--model {args.model} learns depth, got {given}: pass --dataset synthetic-depth, or a model such as '
+                'rexnetv1_unet_1_0 for masks and rexnetv1_1_0 for classes.')
+        super().check(args)
+        check_interpolation(args)
+        if in_channels(args) not in (None, 3):
+            raise ValueError(f'--dataset synthetic-depth has RGB images, got {in_channels(args)} channels: take 3.')
+        if args.num_classes not in (None, 1):
+            raise ValueError(
+                f'--model {args.model} predicts disparity, which is one channel and no classes, got --num-classes '
+                f'{args.num_classes}: leave it out.')
+
+    def num_classes(self, args: argparse.Namespace) -> int:
+        """One channel of disparity."""
+        return 1
+
+    def datasets(self, args: argparse.Namespace, num_classes: int) -> tuple[Any, Any]:
+        size = (args.input_size or [3, args.img_size, args.img_size])[1:]
+        return tuple(
+            SyntheticDepth(length, tuple(size) if all(size) else (96, 128), seed=args.seed + index)
+            for index, length in enumerate(lengths(args)))
+
+    def loaders(
+            self,
+            args: argparse.Namespace,
+            model: nn.Module,
+            datasets: tuple[Any, Any],
+            process: Process,
+    ) -> tuple[Batches, Batches]:
+        config = data_config(args, model, datasets[0].in_chans)
+        size = tuple(config['input_size'][1:])
+        for is_training, dataset in zip((True, False), datasets, strict=True):
+            dataset.transform = create_depth_transform(
+                is_training and not args.no_aug,
+                img_size=size,
+                mean=config['mean'],
+                std=config['std'],
+                hflip=args.hflip,
+                color_jitter=args.color_jitter,
+                interpolation=args.interpolation or 'bilinear',
+            )
+        return dense_loaders(args, model, datasets, process, config['input_size'])
+
+    def task(
+            self,
+            args: argparse.Namespace,
+            model: nn.Module,
+            num_classes: int,
+            dataset: Any,
+            process: Process,
+    ) -> TrainingTask:
+        criterion = MultiScaleDepthLoss(
+            args.min_depth, args.max_depth, scale_weights(args.scale_weights), args.smoothness,
+            fade_epochs=args.fade_epochs)
+        criterion.multi_scale.scale_weights(model.scales)  # as many as there are scales, or an error now
+        return DepthTask(model, criterion, device=process.device, verbose=process.primary)
+
+    def _own_description(self, args: argparse.Namespace, dataset: Any, config: dict[str, Any]) -> dict[str, Any]:
+        own = super()._own_description(args, dataset, config)
+        return {**own, 'min_depth': args.min_depth, 'max_depth': args.max_depth}

@@ -1,0 +1,165 @@
+"""Classes of pixels."""
+import argparse
+import logging
+import os
+from typing import Any
+
+import torch.nn as nn
+from timm.task import TrainingTask
+
+from ...data import DataDescription, SegmentationFolder, SyntheticShapes, create_segmentation_transform
+from ...data.description import IMAGE_EXTENSIONS
+from ...data.formats import holds_masks
+from ...training.base_losses import create_segmentation_loss
+from ...training.losses import MultiScaleLoss
+from ...training.tasks import SegmentationTask
+from ..build import Process, in_channels, is_smp
+from ..data_options import described, summary
+from ..unused import CLASSIFICATION, DEPTH, NEEDS, NEEDS_OF_SCALES, NEEDS_OF_SEGMENTATION, SCALES, warn_of_unused
+from .base import Batches, Kind, data_config, names_of_split
+from .dense import check_interpolation, dense_loaders, lengths, scale_weights
+
+_logger = logging.getLogger(__name__)
+
+__all__ = ['Segmentation']
+
+
+class Segmentation(Kind):
+    """Classes of pixels: all of SMP's architectures and this package's U-Nets."""
+
+    name = 'segmentation'
+    without_effect = frozenset(CLASSIFICATION | DEPTH)
+    needs = (*NEEDS, *NEEDS_OF_SCALES, *NEEDS_OF_SEGMENTATION)
+    takes_files = True
+
+    def __init__(self) -> None:
+        self._data: DataDescription | None = None
+
+    def _described(self, args: argparse.Namespace) -> DataDescription:
+        """What is known of the data, found once a run."""
+        if self._data is None:
+            is_said = os.path.isfile(args.data_dir) or args.image_dir or args.data_format not in (None, 'auto')
+            if not is_said and not holds_masks(args.data_dir, args.train_split) and _has_class_folders(args):
+                raise ValueError(
+                    f'--model {args.model} learns masks, and {args.data_dir!r} holds folders of images without any: '
+                    'pass --model rexnetv1_1_0 where they are classes, or add a folder of masks beside each.')
+            self._data = described(args, args.data_dir, args.ignore_index)
+        return self._data
+
+    def check(self, args: argparse.Namespace) -> None:
+        if args.dataset == 'synthetic-depth':
+            raise ValueError(
+                f'--dataset synthetic-depth has depth and no classes, got --model {args.model} for segmentation: pass '
+                '--model rexdepth_1_0, or --dataset synthetic for segmentation.')
+        if args.dataset not in ('', 'synthetic'):
+            raise ValueError(
+                f'--model {args.model} learns masks, got --dataset {args.dataset}, which has none: give a folder of '
+                'images and masks, or --dataset synthetic.')
+        super().check(args)
+        check_interpolation(args)
+        _check_background(args)
+        if is_smp(args.model) and args.model.lower() != 'multiscaleunet':
+            unused = SCALES - {'scales'} | {'scale_target', 'object_share', 'background_classes'}
+            warn_of_unused(args, f'--model {args.model}, which has one scale', unused)
+
+    def num_classes(self, args: argparse.Namespace) -> int:
+        """Channels of the logits. ValueError where they are needed and not given."""
+        if args.num_classes is not None:
+            return args.num_classes
+        if args.dataset == 'synthetic':
+            return SyntheticShapes(1).num_classes
+        number = self._described(args).num_classes
+        if number is None:
+            raise ValueError('--num-classes is needed for segmentation: the classes of the masks, or 1 if binary.')
+        return number
+
+    def datasets(self, args: argparse.Namespace, num_classes: int) -> tuple[Any, Any]:
+        if args.dataset == 'synthetic':
+            # another seed gives other images
+            return tuple(
+                SyntheticShapes(length, num_classes=max(2, num_classes), seed=args.seed + index)
+                for index, length in enumerate(lengths(args)))
+        datasets = tuple(
+            SegmentationFolder(self._described(args), split, num_classes, in_chans=in_channels(args) or 3)
+            for split in (args.train_split, args.val_split))
+        told = datasets[0].told_of_labels()
+        if int(os.environ.get('RANK') or 0) == 0:
+            _logger.info(summary(datasets))
+            if told:
+                _logger.warning(told)
+        return datasets
+
+    def loaders(
+            self,
+            args: argparse.Namespace,
+            model: nn.Module,
+            datasets: tuple[Any, Any],
+            process: Process,
+    ) -> tuple[Batches, Batches]:
+        config = data_config(args, model, datasets[0].in_chans)
+        in_chans, *crop_size = config['input_size']
+        # most of SMP's architectures take only multiples; validation images are padded to one, and the padding is
+        # ignored
+        size_divisor = model.encoder.output_stride if model.requires_divisible_input_shape else 1
+        if any(side % size_divisor for side in crop_size):
+            raise ValueError(
+                f'--model {args.model} takes multiples of {size_divisor}, got crops of {crop_size[0]} x '
+                f'{crop_size[1]}: change --img-size or --input-size.')
+        for is_training, dataset in zip((True, False), datasets, strict=True):
+            dataset.transform = create_segmentation_transform(
+                is_training and not args.no_aug,
+                img_size=tuple(crop_size) if is_training else None,
+                mean=config['mean'],
+                std=config['std'],
+                ignore_label=dataset.ignore_label,
+                scale=tuple(args.scale or (0.5, 2.0)),
+                hflip=args.hflip,
+                vflip=args.vflip,
+                color_jitter=args.color_jitter,
+                interpolation=args.interpolation or 'bilinear',
+                in_chans=in_chans,
+            )
+        return dense_loaders(args, model, datasets, process, config['input_size'], size_divisor)
+
+    def task(
+            self,
+            args: argparse.Namespace,
+            model: nn.Module,
+            num_classes: int,
+            dataset: Any,
+            process: Process,
+    ) -> TrainingTask:
+        criterion = MultiScaleLoss(
+            create_segmentation_loss(args.seg_loss, num_classes, dataset.ignore_label, args.class_weights),
+            weights=scale_weights(args.scale_weights), target=args.scale_target, ignore_index=dataset.ignore_label,
+            object_share=args.object_share, background=args.background_classes, fade_epochs=args.fade_epochs)
+        criterion.scale_weights(getattr(model, 'scales', (0,)))  # as many as there are scales, or an error now
+        return SegmentationTask(
+            model, num_classes, criterion, dataset.ignore_label, dataset.class_names, device=process.device,
+            verbose=process.primary)
+
+    def _own_description(self, args: argparse.Namespace, dataset: Any, config: dict[str, Any]) -> dict[str, Any]:
+        own = super()._own_description(args, dataset, config)
+        if not isinstance(dataset, SegmentationFolder):
+            return {**own, 'class_names': dataset.class_names}
+        data = dataset.description
+        return {**own, **{name: getattr(data, name) for name in (
+            'class_names', 'colors', 'ignore_index', 'label_map', 'color_map', 'foreground', 'layout')}}
+
+
+def _check_background(args: argparse.Namespace) -> None:
+    """ValueError for a class of the background that is none of the classes."""
+    number = max(2, args.num_classes or 2)
+    if args.scale_target == 'object' and args.num_classes and max(args.background_classes) >= number:
+        raise ValueError(
+            f'--background-classes must be classes from 0 to {number - 1}, got '
+            f'{" ".join(map(str, args.background_classes))}.')
+
+
+def _has_class_folders(args: argparse.Namespace) -> bool:
+    """Whether the training part of a folder has folders of images, as classification takes them."""
+    part = next((path for name in names_of_split(args.train_split)
+                 if os.path.isdir(path := os.path.join(args.data_dir, name))), args.data_dir)
+    return any(
+        entry.is_dir() and any(file.name.lower().endswith(IMAGE_EXTENSIONS) for file in os.scandir(entry))
+        for entry in os.scandir(part))
