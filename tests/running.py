@@ -1,11 +1,14 @@
 """How the tests call the scripts, and folders of images for them."""
 import csv
 import importlib.util
+import inspect
 import os
+import socket
 import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +28,22 @@ def distributed(processes: int | str, *args: str, cwd: Path) -> subprocess.Compl
     environment = {**os.environ, 'PYTHON': sys.executable, 'PYTHONPATH': str(ROOT)}
     command = ['bash', str(ROOT / 'scripts' / 'distributed_train.sh'), str(processes), *map(str, args)]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def on_ranks(function: Callable[..., None], *arguments: str, ranks: int = 2) -> None:
+    """Call a test file's function(rank, *arguments, port) in several processes, which meet at the port.
+
+    They are started by `ranks.py`, so that the process of the tests outlives whatever happens to them.
+    """
+    file = Path(inspect.getfile(function))
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, (ROOT, ROOT / 'tests', file.parent)))}
+    command = [sys.executable, str(ROOT / 'tests' / 'ranks.py'), str(ranks), file.stem, function.__name__]
+    result = subprocess.run(
+        [*command, *arguments, str(port)], env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, f'{result.returncode}: {result.stdout}{result.stderr}'
 
 
 def summary(folder: Path) -> list[dict[str, str]]:

@@ -2,7 +2,6 @@ import csv
 import json
 import math
 import os
-import socket
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -10,10 +9,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 from networks import with_statistics
 from PIL import Image
-from running import write_class_folder
+from running import on_ranks, write_class_folder
 from torch import nn
 
 import rexnet_timm
@@ -281,7 +279,7 @@ def test_classes_of_images_have_top1_and_top5(tmp_path):
         evaluate(model, root, 'validation')
 
 
-def shard(rank: int, data: str, out: str, port: int) -> None:
+def shard(rank: int, data: str, out: str, port: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo', init_method=f'tcp://127.0.0.1:{port}', rank=rank, world_size=2)
     results = evaluate(Brightness(), SegmentationFolder(data, 'test', 3), batch_size=1, results_dir=out)
@@ -296,10 +294,7 @@ def test_several_processes_count_each_image_once(tmp_path):
     for path in (root / 'test').glob('*/3.png'):
         path.unlink()  # three images for two processes
     out.mkdir()
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(shard, (str(root), str(out), port), nprocs=2)
+    on_ranks(shard, str(root), str(out))
     expected = json.loads(json.dumps(evaluate(Brightness(), root)))
     assert [json.loads((out / f'{rank}.json').read_text()) for rank in range(2)] == [expected, expected]
 

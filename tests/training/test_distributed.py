@@ -1,12 +1,10 @@
 """What must hold on several processes: exact metrics, and no parameter without a gradient."""
 import json
-import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
+from running import on_ranks
 
 import rexnet_timm
 from rexnet_timm.data import (
@@ -50,7 +48,7 @@ def create_depth_loader(length: int, is_training: bool, distributed: bool):
     return create_segmentation_loader(dataset, 2, is_training, num_workers=0, distributed=distributed)
 
 
-def work(rank: int, job: str, argument: str, folder: str, port: int) -> None:
+def work(rank: int, job: str, argument: str, folder: str, port: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         'gloo', init_method=f'tcp://127.0.0.1:{port}', rank=rank, world_size=RANKS)
@@ -62,10 +60,7 @@ def work(rank: int, job: str, argument: str, folder: str, port: int) -> None:
 
 
 def run(job: str, argument: str, folder: Path):
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(work, (job, argument, os.fspath(folder), port), nprocs=RANKS)
+    on_ranks(work, job, argument, str(folder), ranks=RANKS)
     return json.loads((folder / 'result.json').read_text())
 
 
