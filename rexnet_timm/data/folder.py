@@ -135,7 +135,7 @@ class SegmentationFolder(Dataset):
         image = read_image(image_path, self.in_chans)
         mask = self._read(mask_path)
         if image.shape[-2:] != mask.shape[-2:]:
-            _refuse_sizes(image_path, mask_path, image.shape[-2:], mask.shape[-2:])
+            refuse_sizes(image_path, mask_path, image.shape[-2:], mask.shape[-2:])
         return (image, mask) if self.transform is None else self.transform(image, mask)
 
     def paths(self, index: int) -> tuple[Path, Path]:
@@ -206,7 +206,8 @@ class SegmentationFolder(Dataset):
         return sizes
 
 
-def _refuse_sizes(image: Path, mask: Path, image_size: Sequence[int], mask_size: Sequence[int]) -> None:
+def refuse_sizes(image: Path, mask: Path, image_size: Sequence[int], mask_size: Sequence[int]) -> None:
+    """Raise DatasetError for an image and a mask of different sizes, (height, width), with what may be the reason."""
     shown = [f'{width} x {height}' for height, width in (image_size, mask_size)]
     remedy = 'resize the mask by nearest neighbour, or export it again at the size of the image'
     pictures = [(image, 'image')] + ([] if hasattr(mask, 'labels') or mask.suffix == '.npy' else [(mask, 'mask')])
