@@ -215,7 +215,7 @@ def _find_faults(check: Check, num_classes: int | None) -> None:
     for split in check.splits.values():
         if split.num_bad:
             add(Finding(
-                'error', 'samples', f'{split.num_bad} of {split.pairs} samples of {split.name} cannot be used, such as: '
+                'error', 'samples', f'{split.num_bad} of {split.pairs} samples of {split.name} cannot be used: '
                 f'{split.bad[0][2]}', tuple(image for image, _, _ in split.bad)))
         if split.colored and split.grey and not check.colors_are_proposed:
             add(Finding('warning', 'colours', f'{split.colored} masks of {split.name} are in colours and {split.grey} '
