@@ -6,33 +6,31 @@ rexnet check DATA --num-classes 11 --ignore-index 11 --write
 import argparse
 import json
 import os
-import re
 import shlex
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from ..data import DatasetError, write_dataset_yaml
 from ..data.check import Check, check_data
 from ..data.facts import Reading, shown_of
 from ..data.formats.dataset_yaml import FILE_NAME, is_dataset_yaml
+from ..data.plan import Plan
 from ..data.statistics import SplitStatistics
 from ..deployment.pictures import sample_sheet
 from ..files import atomic_path
 from .data_options import FLAGS, IGNORE_INDEX, add_labels, add_layout, described
-from .parsing import Parser, UsageError, number, report_errors, with_flags
-from .planned import MODEL, Planned, planned, words_of
+from .parsing import Parser, UsageError, number, progress_bar, report_errors, with_flags
+from .planned import MODEL, default_folder, planned, words_of, write_colors
 
 __all__ = ['main', 'run']
 
 COUNT = number(int, at_least=1)
-REPORT, SHEET, COLORS = 'check.json', 'check.png', 'color_map.txt'
+REPORT, SHEET = 'check.json', 'check.png'
 STATUS = {'note': 0, 'warning': 1, 'error': 2}
 _FIXED = '--opt adamw --lr 2e-3 --epochs 50 --warmup-epochs 2'.split()  # that of the README, whatever the data
 _MOST_LINES = 40  # of classes in a table
@@ -88,14 +86,14 @@ def run(args: argparse.Namespace) -> int:
     folder = _folder(args)
     description = described(args, folder, args.ignore_index)
     target = _written_to(args, folder)
-    results_dir = args.results_dir or os.path.join('output', 'check', _name_of(folder))
+    results_dir = args.results_dir or default_folder(folder)
     if os.path.exists(results_dir) and not os.path.isdir(results_dir):
         raise UsageError(f'--results-dir must be a folder, and {results_dir!r} is a file: name another one.')
     check = check_data(
         description, args.train_split, args.val_split, num_classes=args.num_classes, in_chans=args.in_chans or 3,
         threads=args.workers, progress=progress_bar)
     os.makedirs(results_dir, exist_ok=True)
-    color_file = _write_colors(results_dir, check) if check.colors_are_proposed else args.color_map
+    color_file = write_colors(results_dir, check) if check.colors_are_proposed else args.color_map
     plan = planned(args, folder, check, color_file)
     has_errors = check.level == 'error'
     if target is not None and not has_errors and check.meaning is not None:
@@ -115,15 +113,6 @@ def run(args: argparse.Namespace) -> int:
     if target is not None and not is_written:
         print(f'{target} is not written, since there are errors.')
     return STATUS[check.level]
-
-
-def progress_bar(items: Iterable, total: int) -> Iterable:
-    """A bar on standard error, where that is a terminal."""
-    return tqdm(items, total=total, unit='sample', leave=False, file=sys.stderr, disable=None)
-
-
-def _name_of(folder: str) -> str:
-    return re.sub(r'[^\w.-]+', '_', Path(os.path.abspath(folder)).name) or 'data'
 
 
 def _written_to(args: argparse.Namespace, folder: str) -> str | None:
@@ -147,21 +136,7 @@ def _written_to(args: argparse.Namespace, folder: str) -> str | None:
     return path
 
 
-def _write_colors(folder: str, check: Check) -> str:
-    """Write the proposed colour table, beside one of another content, which may have been worked on."""
-    lines = [f'class {label},{",".join(map(str, color))}' for color, label in check.description.color_map]
-    text = '\n'.join(lines) + '\n'
-    for index in range(1, 1000):
-        path = Path(folder) / (COLORS if index == 1 else COLORS.replace('.', f'-{index}.'))
-        if not path.exists():
-            with atomic_path(path) as part:
-                Path(part).write_text(text, encoding='utf-8')
-        if path.read_text(encoding='utf-8') == text:
-            break
-    return str(path)
-
-
-def _command(args: argparse.Namespace, folder: str, check: Check, plan: Planned, target: str | None) -> list[str]:
+def _command(args: argparse.Namespace, folder: str, check: Check, plan: Plan, target: str | None) -> list[str]:
     """The words of the command to train, which its own parser takes."""
     data, options = folder, dict(plan.values)
     if target is not None:  # which says what labels are and where files lie
@@ -183,7 +158,7 @@ def _command(args: argparse.Namespace, folder: str, check: Check, plan: Planned,
     return ['rexnet', 'train', data, *words_of(model), *layout, *words_of(splits), *words_of(options), *_FIXED]
 
 
-def as_text(folder: str, check: Check, plan: Planned, words: Sequence[str]) -> str:
+def as_text(folder: str, check: Check, plan: Plan, words: Sequence[str]) -> str:
     """The report in lines."""
     flags = {**FLAGS, 'val_share': '--val-share', 'color_map': '--color-map'}
     parts = [f'{folder} is read as {check.description.source}']
@@ -216,7 +191,8 @@ def _folded(words: Sequence[str], width: int = 110) -> str:
 
 
 def _split_text(check: Check, split: SplitStatistics) -> str:
-    lines = [f'{split.name}: {split.pairs} pairs' + (f', of which {split.num_bad} cannot be used' * bool(split.num_bad))]
+    bad = f', of which {split.num_bad} cannot be used' if split.num_bad else ''
+    lines = [f'{split.name}: {split.pairs} pairs{bad}']
     if split.sizes:
         common = split.sizes.most_common(3)
         shown = ', '.join(f'{width} x {height} ({number})' for (height, width), number in common)
@@ -262,7 +238,7 @@ def _highest(split: SplitStatistics) -> float:
     return 255. if set(split.dtypes) == {'uint8'} else 1.
 
 
-def as_json(folder: str, check: Check, plan: Planned, words: Sequence[str]) -> dict[str, Any]:
+def as_json(folder: str, check: Check, plan: Plan, words: Sequence[str]) -> dict[str, Any]:
     """The report as plain values."""
     names = check.class_names
     return {

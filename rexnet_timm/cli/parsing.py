@@ -11,17 +11,18 @@ import numbers
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
 import yaml
+from tqdm import tqdm
 
 from ..errors import DatasetError, first_lines, is_told, near_names, sample_error_message
 
 __all__ = [
-    'TEXT', 'VIEW', 'KeyValues', 'Kind', 'Parser', 'UsageError', 'find_recipe', 'number', 'one_of', 'report_errors',
-    'views', 'with_flags']
+    'TEXT', 'VIEW', 'KeyValues', 'Kind', 'Parser', 'UsageError', 'find_recipe', 'number', 'one_of', 'progress_bar',
+    'report_errors', 'views', 'with_flags']
 
 _logger = logging.getLogger(__name__)
 _NOT_GIVEN = object()
@@ -418,6 +419,11 @@ def find_recipe(name: str) -> str:
     near = near_names(os.path.basename(name).removesuffix('.yaml'), recipes)
     raise UsageError(
         f'There is no configuration file {name!r}, and the recipes are {", ".join(sorted(recipes))}.{near}')
+
+
+def progress_bar(items: Iterable[Any], total: int) -> Iterable[Any]:
+    """The items, with a bar on standard error where that is a terminal."""
+    return tqdm(items, total=total, unit='sample', leave=False, file=sys.stderr, disable=None)
 
 
 def report_errors(prog: str, command: Callable[[], object], flags: Mapping[str, str] | None = None) -> int:

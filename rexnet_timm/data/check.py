@@ -1,18 +1,16 @@
 """A data set read whole: what it holds, what is wrong with it, and what its labels stand for."""
-import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from ..errors import DatasetError
+from .ahead import called_ahead
 from .description import DataDescription, Sample, split_names
-from .facts import Facts, Reading, facts_of
-from .meaning import Finding, Meaning, meaning_of, proposed_colors
+from .facts import Reading, facts_of
+from .meaning import Finding, Meaning, meaning_of, proposed_colors, with_suspicion
 from .statistics import LabelStatistics, SplitStatistics, duplicates
 
-__all__ = ['LEVELS', 'Check', 'check_data', 'read_all']
+__all__ = ['LEVELS', 'Check', 'check_data']
 
 LEVELS = ('note', 'warning', 'error')
 _MOST_NAMED = 8  # files or classes in a text
@@ -87,23 +85,6 @@ class Check:
         return replace(found, ignore_index=meaning.ignore_index, class_names=tuple(self.class_names))
 
 
-def read_all(samples: Iterable[Sample], reading: Reading, threads: int) -> Iterator[tuple[Sample, Facts]]:
-    """Each sample with its facts, in order; some of them are read ahead, in threads."""
-    waiting: deque[tuple[Sample, Any]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for sample in samples:
-                waiting.append((sample, pool.submit(facts_of, sample, reading)))
-                if len(waiting) > 2 * threads:
-                    first, future = waiting.popleft()
-                    yield first, future.result()
-            for first, future in waiting:
-                yield first, future.result()
-        finally:
-            for _, future in waiting:
-                future.cancel()
-
-
 def check_data(
         description: DataDescription,
         train_split: str = 'train',
@@ -132,7 +113,7 @@ def check_data(
     """
     check = Check(description)
     _find_splits(check, train_split, val_split)
-    _read(check, in_chans, threads or min(16, os.cpu_count() or 1), progress)
+    _read(check, in_chans, threads, progress)
     colors = sum((split.colors for split in check.splits.values()), Counter())
     if any(split.colored for split in check.splits.values()) and not check.is_mapped:
         color_map, left_out = proposed_colors(colors)
@@ -145,7 +126,7 @@ def check_data(
             description, color_map=color_map, class_names=tuple(f'class {index}' for _, index in color_map),
             colors=tuple(color for color, _ in color_map), ignore_index=None)
         check.colors_are_proposed = True
-        _read(check, in_chans, threads or min(16, os.cpu_count() or 1), progress)
+        _read(check, in_chans, threads, progress)
     check.meaning = _meaning(check, num_classes)
     _find_faults(check, num_classes)
     check.findings.sort(key=lambda finding: -LEVELS.index(finding.level))
@@ -173,26 +154,13 @@ def _find_splits(check: Check, train_split: str, val_split: str) -> None:
             'note', 'split', f'Other splits are not read: {", ".join(others[:_MOST_NAMED])}.'))
 
 
-def _read(check: Check, in_chans: int, threads: int, progress: Callable[[Iterable, int], Iterable]) -> None:
+def _read(check: Check, in_chans: int, threads: int | None, progress: Callable[[Iterable, int], Iterable]) -> None:
     reading = Reading(check.description, in_chans)
     check.splits = {name: SplitStatistics(name) for name in check.samples}
     samples = ((name, sample) for name, part in check.samples.items() for sample in part)
-    facts = _facts_by_split(samples, reading, threads)
-    for name, sample, found in progress(facts, sum(map(len, check.samples.values()))):
+    facts = called_ahead(lambda item: facts_of(item[1], reading), samples, threads)
+    for (name, sample), found in progress(facts, sum(map(len, check.samples.values()))):
         check.splits[name].add(sample, found)
-
-
-def _facts_by_split(
-        samples: Iterator[tuple[str, Sample]], reading: Reading, threads: int) -> Iterator[tuple[str, Sample, Facts]]:
-    names: deque[str] = deque()
-
-    def parts() -> Iterator[Sample]:
-        for name, sample in samples:
-            names.append(name)
-            yield sample
-
-    for sample, facts in read_all(parts(), reading, threads):
-        yield names.popleft(), sample, facts
 
 
 def _meaning(check: Check, num_classes: int | None) -> Meaning | None:
@@ -201,13 +169,15 @@ def _meaning(check: Check, num_classes: int | None) -> Meaning | None:
     bits = sum((split.bits for split in splits), Counter())
     white = 255 if 255 in stored and 1 not in stored else 1  # what a set pixel stands for
     stored.update({white if label else 0: pixels for label, pixels in bits.items()})
-    images: Counter = Counter()
+    meaning = meaning_of(check.description, num_classes, stored, sum(split.both for split in splits))
+    if meaning is None or num_classes or check.description.num_classes:
+        return meaning
+    found: dict[int, LabelStatistics] = {}
     for split in splits:
-        images.update({label: statistics.images for label, statistics in split.labels.items()})
-        images[None] += split.pairs - split.num_bad
-    neighbours = {pair for split in splits for pair in split.neighbours}
-    return meaning_of(
-        check.description, num_classes, stored, sum(split.both for split in splits), images, neighbours)
+        for label, statistics in split.labels.items():
+            found.setdefault(label, LabelStatistics()).merge(statistics)
+    total = sum(split.pairs - split.num_bad for split in splits)
+    return with_suspicion(meaning, found, total, {pair for split in splits for pair in split.neighbours})
 
 
 def _find_faults(check: Check, num_classes: int | None) -> None:

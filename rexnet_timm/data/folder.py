@@ -15,7 +15,7 @@ from .description import DEFAULT_IGNORE_LABEL, DataDescription, Layout, ignored_
 from .formats import describe_data
 from .images import IMAGE_MODES, check_image_header, read_header, read_image
 from .labels import HIGHEST, LOWEST
-from .masks import MaskReader, count_labels, foreground_value
+from .masks import MaskReader, count_labels, foreground_value, mask_size
 from .transforms import Resize
 
 
@@ -198,12 +198,28 @@ class SegmentationFolder(Dataset):
         resized = [step.size for step in getattr(self.transform, 'transforms', ()) if isinstance(step, Resize)]
         if resized:
             return resized[-1:] * len(self)
-        sizes = []
-        for path, _ in self._pairs:
-            header = read_header(path, 'image')
-            check_image_header(path, header, self.in_chans)
-            sizes.append(header.size)
-        return sizes
+        return [self._image_size(index) for index in range(len(self))]
+
+    def _image_size(self, index: int) -> tuple[int, int]:
+        """Height and width of an image by its header. DatasetError where that tells that it cannot be used."""
+        path = self._pairs[index][0]
+        header = read_header(path, 'image')
+        check_image_header(path, header, self.in_chans)
+        return header.size
+
+    def check_header(self, index: int) -> None:
+        """Raise DatasetError for a sample whose headers tell that it cannot be used: bits, modes, pages, sizes."""
+        image, mask = self._pairs[index]
+        size, of_mask = self._image_size(index), mask_size(mask, self._read.colors)
+        if of_mask is not None and of_mask != size:
+            refuse_sizes(image, mask, size, of_mask)
+
+    def leave_out(self, indices: Sequence[int]) -> None:
+        """Go on without some samples; those after them move up. DatasetError where none would be left."""
+        if len(set(indices)) == len(self):
+            raise DatasetError(f'At least one sample must be usable, and none of the split {self.split} of {self.root} '
+                               'is; mend the data.')
+        self._pairs = [pair for index, pair in enumerate(self._pairs) if index not in set(indices)]
 
 
 def refuse_sizes(image: Path, mask: Path, image_size: Sequence[int], mask_size: Sequence[int]) -> None:

@@ -25,7 +25,7 @@ from .images import Header, decode, read_header
 from .labels import HIGHEST, INVALID, LOWEST, ColorTable, LabelTable, color_keys
 
 __all__ = [
-    'ColoredMaskError', 'MaskReader', 'check_mask_header', 'count_labels', 'foreground_value', 'found_colors',
+    'ColoredMaskError', 'MaskReader', 'check_mask_header', 'count_labels', 'foreground_value', 'found_colors', 'mask_size',
     'stored_labels']
 
 # Modes whose pixels are one number: 1 bit, grey, palette (the index is the label), 16 and 32 bit integers.
@@ -107,6 +107,21 @@ def check_mask_header(path: Path, header: Header, colors: ColorTable | None = No
             'channels; save the one with the labels.')
 
 
+def mask_size(mask: Any, colors: ColorTable | None = None) -> tuple[int, int] | None:
+    """Height and width of a mask by its header, None of one that is drawn and does not tell.
+
+    Raises:
+        DatasetError: A header that is damaged, or that tells that the mask cannot be used.
+    """
+    if hasattr(mask, 'labels'):
+        return getattr(mask, 'size', None)
+    if mask.suffix.lower() == '.npy':
+        return _labels_of_array(mask, mmap_mode='r').shape
+    header = read_header(mask, 'mask')
+    check_mask_header(mask, header, colors)
+    return header.size
+
+
 def _labels_of_colors(path: Path, picture: Image.Image, colors: ColorTable) -> np.ndarray:
     """The labels of colours. DatasetError for a grey picture of numbers, which are no colours of the table."""
     labels = colors(_rgb(picture))
@@ -143,9 +158,9 @@ def _grey_of_colors(path: Path, picture: Image.Image) -> np.ndarray:
         'as "road,128,64,128", or save the mask as 8-bit grey or palette PNG of indices.')
 
 
-def _labels_of_array(path: Path) -> np.ndarray:
+def _labels_of_array(path: Path, mmap_mode: str | None = None) -> np.ndarray:
     try:
-        labels = np.load(path, allow_pickle=False)
+        labels = np.load(path, mmap_mode, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DatasetError(
             f'Every mask must be readable: {path} is not ({type(error).__name__}: {error}); replace or remove the '
@@ -155,7 +170,7 @@ def _labels_of_array(path: Path) -> np.ndarray:
     if labels.ndim != 2:
         raise DatasetError(f'A mask must be an array (H, W) of class indices: {path} has the shape {shape}; save one '
                            'number a pixel.')
-    return labels if labels.dtype.kind in 'biu' else _whole(labels, path)
+    return labels if labels.dtype.kind in 'biu' or mmap_mode else _whole(labels, path)
 
 
 def _whole(labels: np.ndarray, path: Path) -> np.ndarray:

@@ -14,15 +14,17 @@ from dataclasses import dataclass, field, replace
 
 from .description import LARGE_IGNORE_LABEL, DataDescription
 from .labels import Color, ColorMap, LabelMap
+from .statistics import LabelStatistics
 
-__all__ = ['Finding', 'Meaning', 'meaning_of', 'proposed_colors']
+__all__ = ['Finding', 'Meaning', 'meaning_of', 'proposed_colors', 'with_suspicion']
 
 _WHITE = 255
 _VOIDS = (_WHITE, LARGE_IGNORE_LABEL, 2 ** 31 - 1, 2 ** 32 - 1)
 _MOST_CLASSES = 1024  # from which on numbers are those of objects, or measurements
 _MOST_COLORS = 255
 _RARE = 1e-4  # share of the pixels below which one of many colours is taken for a blurred edge
-_FEWEST_BESIDE = 5  # labels that touch one, for it to be suspected of standing for "not labelled"
+# for a label to be suspected of standing for "not labelled": other labels, and the share of images that have it
+_FEWEST_BESIDE, _NEARLY_ALL = 5, 0.95
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,6 @@ def meaning_of(
         num_classes: int | None,
         stored: Mapping[int, int],
         both: int,
-        images: Mapping[int, int],
-        neighbours: Collection[tuple[int, int]],
 ) -> Meaning | None:
     """What labels stand for, by what is said of the data and what was counted.
 
@@ -86,8 +86,6 @@ def meaning_of(
         num_classes: What is said of the number of classes.
         stored: Pixels of each number in the masks.
         both: Masks with 1 and 255.
-        images: Images that have each number, and their number under None.
-        neighbours: Pairs of numbers that touch.
 
     Returns:
         The meaning; None where masks hold no numbers, or too many for classes.
@@ -102,9 +100,7 @@ def meaning_of(
     labels = sorted(label for label in stored if label != description.ignore_index)
     if known is not None:
         return _of_known(known, description.ignore_index, labels, stored, both)
-    found = _of_unknown(description.ignore_index, labels, stored, both)
-    suspect = _suspected(found, images, neighbours)
-    return found if suspect is None else replace(found, findings=(*found.findings, suspect))
+    return _of_unknown(description.ignore_index, labels, stored, both)
 
 
 def _with_unlisted(meaning: Meaning, stored: Mapping[int, int]) -> Meaning:
@@ -212,19 +208,33 @@ def _are_shades(labels: list[int]) -> bool:
         and max(steps) - min(steps) <= 1
 
 
-def _suspected(
-        meaning: Meaning, images: Mapping[int, int], neighbours: Collection[tuple[int, int]]) -> Finding | None:
-    """What is said where the highest label is in nearly every image and beside every other one."""
-    label, total = meaning.num_classes - 1, images[None]
-    beside = {other for pair in neighbours if label in pair for other in pair} - {label}
-    others = set(range(label)) & set(images)
-    if meaning.ignore_index is not None or meaning.label_map or label < _FEWEST_BESIDE or others - beside \
-            or images.get(label, 0) < 0.95 * total:
-        return None
-    return Finding(
+def with_suspicion(
+        meaning: Meaning,
+        found: Mapping[int, LabelStatistics],
+        images: int,
+        neighbours: Collection[tuple[int, int]],
+) -> Meaning:
+    """A meaning with a finding, where the highest label looks as that of unlabelled pixels does.
+
+    It is then in nearly every image and beside every other label, and in more pieces than any other.
+
+    Args:
+        meaning: Of masks of which nothing was said.
+        found: What was counted of each label.
+        images: Number of images.
+        neighbours: Pairs of labels that touch.
+    """
+    label = meaning.num_classes - 1
+    beside = {other for pair in neighbours if label in pair for other in pair}
+    if meaning.ignore_index is not None or meaning.label_map or label < _FEWEST_BESIDE or found.keys() - beside \
+            or found[label].images < _NEARLY_ALL * images \
+            or found[label].objects < max(statistics.objects for statistics in found.values()):
+        return meaning
+    return replace(meaning, findings=(*meaning.findings, Finding(
         'warning', 'void',
-        f'Label {label}, the highest, is in {images[label]} of {total} images and beside every other label, as that of '
-        f'unlabelled pixels is: pass num_classes={label} and ignore_index={label} if it stands for these.')
+        f'Label {label}, the highest, is in {found[label].images} of {images} images, beside every other label, and in '
+        f'more pieces than any, as that of unlabelled pixels is: pass num_classes={label} and ignore_index={label} if '
+        'it stands for these.')))
 
 
 def _listed(labels: Collection[int]) -> str:

@@ -65,7 +65,9 @@ def _text(path: str) -> str:
         return ''
 
 
-def fitting_batch(model: nn.Module, input_size: Sequence[int], device: torch.device, least: int, most: int) -> int:
+def fitting_batch(
+        model: nn.Module, input_size: Sequence[int], device: torch.device, least: int, most: int,
+        processes: int = 1) -> int:
     """The largest power of two of images from `least` to `most` whose training step fits into the free memory.
 
     Args:
@@ -74,10 +76,11 @@ def fitting_batch(model: nn.Module, input_size: Sequence[int], device: torch.dev
         device: Where it is trained.
         least: What is returned where nothing fits.
         most: Highest answer; at least `least`.
+        processes: Processes that share a CPU's memory, each with such a batch.
     """
     kept = kept_bytes(model, input_size, max(2, least))
     weights = COPIES * sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    room = SHARE * free_bytes(device) - weights
+    room = SHARE * free_bytes(device) / (processes if device.type == 'cpu' else 1) - weights
     batch = least
     while batch * 2 <= most and batch * 2 * kept * OVERHEAD <= room:
         batch *= 2

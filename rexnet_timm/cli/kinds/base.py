@@ -53,6 +53,10 @@ class Kind:
             raise ValueError(f'The folder of the data must exist, {args.data_dir!r} does not.')
         warn_of_unused(args, self.name, self.without_effect, self.needs)
 
+    def takes_plan(self, args: argparse.Namespace) -> bool:
+        """Whether `--auto` finds out something of the data of this run."""
+        return False
+
     def num_classes(self, args: argparse.Namespace) -> int | None:
         """Channels of the model's output; None for the model's own number."""
         return args.num_classes

@@ -62,6 +62,9 @@ class Segmentation(Kind):
             unused = SCALES - {'scales'} | {'scale_target', 'object_share', 'background_classes'}
             warn_of_unused(args, f'--model {args.model}, which has one scale', unused)
 
+    def takes_plan(self, args: argparse.Namespace) -> bool:
+        return args.dataset != 'synthetic'
+
     def num_classes(self, args: argparse.Namespace) -> int:
         """Channels of the logits. ValueError where they are needed and not given."""
         if args.num_classes is not None:
@@ -86,7 +89,8 @@ class Segmentation(Kind):
         if int(os.environ.get('RANK') or 0) == 0:
             _logger.info(summary(datasets))
             if told:
-                _logger.warning(told)
+                more = '; "rexnet check" counts all' if 'looked at' in told else ''
+                _logger.warning(told + more)
         return datasets
 
     def loaders(
