@@ -167,7 +167,7 @@ def as_text(folder: str, check: Check, plan: Plan, words: Sequence[str]) -> str:
     findings = [f'{levels[finding.level]}: {with_flags(finding.text, flags)}' for finding in check.findings]
     parts.append('\n'.join(findings) or 'Nothing is wrong.')
     if words:
-        parts.append('\n'.join(f'--{name.replace("_", "-")}: {with_flags(reason, flags)}'
+        parts.append('\n'.join(f'{shlex.join(words_of({name: plan.values[name]}))}: {with_flags(reason, flags)}'
                                for name, reason in plan.reasons.items()))
         parts.append(f'To train:\n\n{_folded(words)}')
     return '\n\n'.join(parts)
@@ -192,7 +192,7 @@ def _folded(words: Sequence[str], width: int = 110) -> str:
 
 def _split_text(check: Check, split: SplitStatistics) -> str:
     bad = f', of which {split.num_bad} cannot be used' if split.num_bad else ''
-    lines = [f'{split.name}: {split.pairs} pairs{bad}']
+    lines = [f'{split.name}: {split.pairs} pair{"s" * (split.pairs != 1)}{bad}']
     if split.sizes:
         common = split.sizes.most_common(3)
         shown = ', '.join(f'{width} x {height} ({number})' for (height, width), number in common)

@@ -101,7 +101,7 @@ def _add_batch(plan: Plan, args: argparse.Namespace, num_classes: int, images: i
         batch = fitting_batch(
             model.to(process.device), input_size, process.device, least, most, process.world_size)
     plan.add('batch_size', batch, f'A power of two up to {MOST_IMAGES} that fits into the free memory of '
-             f'{process.device.type} and leaves {BATCHES} batches in an epoch of {images} images, where they are enough.')
+             f'{process.device.type}, and leaves at least {BATCHES} batches in an epoch where it can.')
 
 
 def with_plan(args: argparse.Namespace, process: Process) -> argparse.Namespace:

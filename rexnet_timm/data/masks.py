@@ -25,8 +25,8 @@ from .images import Header, decode, read_header
 from .labels import HIGHEST, INVALID, LOWEST, ColorTable, LabelTable, color_keys
 
 __all__ = [
-    'ColoredMaskError', 'MaskReader', 'check_mask_header', 'count_labels', 'foreground_value', 'found_colors', 'mask_size',
-    'stored_labels']
+    'ColoredMaskError', 'MaskReader', 'check_mask_header', 'count_labels', 'foreground_value', 'found_colors',
+    'mask_size', 'stored_labels']
 
 # Modes whose pixels are one number: 1 bit, grey, palette (the index is the label), 16 and 32 bit integers.
 _MASK_MODES = ('1', 'L', 'P', 'I', 'I;16', 'I;16L', 'I;16B', 'I;16N')

@@ -96,14 +96,14 @@ def meaning_of(
     if description.label_map or description.color_map:
         label_map = description.label_map or tuple(
             (label, label) for label in sorted({label for _, label in description.color_map}))
-        return _with_unlisted(Meaning(known, description.ignore_index, label_map), stored)
+        return _with_unlisted(Meaning(known, description.ignore_index, label_map), stored, bool(description.color_map))
     labels = sorted(label for label in stored if label != description.ignore_index)
     if known is not None:
         return _of_known(known, description.ignore_index, labels, stored, both)
     return _of_unknown(description.ignore_index, labels, stored, both)
 
 
-def _with_unlisted(meaning: Meaning, stored: Mapping[int, int]) -> Meaning:
+def _with_unlisted(meaning: Meaning, stored: Mapping[int, int], is_colored: bool) -> Meaning:
     listed = dict(meaning.label_map)
     others = {
         label: pixels for label, pixels in stored.items() if label not in listed and label != meaning.ignore_index}
@@ -111,10 +111,11 @@ def _with_unlisted(meaning: Meaning, stored: Mapping[int, int]) -> Meaning:
         return meaning
     share = sum(others.values()) / sum(stored.values())
     level = 'error' if not any(label in listed for label in stored) else 'warning' if share > 0.5 else 'note'
-    text = (f'{share:.1%} of the pixels have labels that the map does not list, and are ignored: '
-            f'{_shares(others, stored)}.')
+    what, of = ('colours', 'table') if is_colored else ('labels', 'map')
+    which = '' if is_colored else f': {_shares(others, stored)}'  # all colours that are not listed are one label
+    text = f'{share:.1%} of the pixels have {what} that the {of} does not list, and are ignored{which}.'
     if level == 'error':
-        text = f'A map must list labels that the masks have, and they have {_shares(others, stored)}: correct the map.'
+        text = f'The {of} must list {what} that the masks have, and they have others{which}; correct it.'
     return replace(meaning, findings=(Finding(level, 'unlisted', text),))
 
 
@@ -161,7 +162,8 @@ def _of_unknown(ignored: int | None, labels: list[int], stored: Mapping[int, int
         return Meaning(1, ignored, foreground=_WHITE if white else 1, reasons=reason, findings=note)
     if seen <= {0, 1, _WHITE}:
         return _binary_with_white(1, both) if ignored is None else Meaning(1, ignored)
-    voids = [label for label in labels if _is_void(label)] if ignored is None else []
+    # 255 of 300 labels is one of them
+    voids = [label for label in labels if _is_void(label) and label - 1 not in seen] if ignored is None else []
     if _are_shades(labels):
         voids = []
     counted = [label for label in labels if label not in voids]
