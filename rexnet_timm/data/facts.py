@@ -160,7 +160,7 @@ def _neighbours(labels: np.ndarray) -> set[tuple[int, int]]:
     return found
 
 
-def shown_of(sample: Sample, reading: Reading) -> tuple[np.ndarray, np.ndarray | None, str]:
+def shown_of(sample: Sample, reading: Reading) -> tuple[np.ndarray, np.ndarray, str]:
     """A sample for a picture: the image (C, H, W), labels or classes (H, W) as `Facts` counts them, and its name.
 
     Raises:
@@ -168,6 +168,8 @@ def shown_of(sample: Sample, reading: Reading) -> tuple[np.ndarray, np.ndarray |
     """
     image = read_image(sample[0], reading.in_chans).numpy()
     labels = stored_labels(sample[1], reading.colors)
+    if labels.shape != image.shape[-2:]:
+        refuse_sizes(*sample, image.shape[-2:], labels.shape)
     if reading.is_mapped:
         labels = reading.table(labels)
     return image, labels.astype(np.int64), Path(sample[0]).name

@@ -188,7 +188,8 @@ def _binary_with_white(known: int, both: int) -> Meaning:
     """Binary masks with 0, 1 and 255: two ways of writing one thing, or 255 is not labelled."""
     if both:
         text = f'{both} masks have 1 and {_WHITE}: 1 is taken for the foreground, and {_WHITE} for unlabelled pixels.'
-        return Meaning(known, _WHITE, reasons={'ignore_index': text}, findings=(Finding('warning', 'void', text),))
+        return Meaning(known, _WHITE, reasons={'num_classes': text, 'ignore_index': text}, findings=(
+            Finding('warning', 'void', text),))
     text = f'Some masks have 1 and others {_WHITE}, and none has both: both are taken for the foreground.'
     return Meaning(known, None, ((0, 0), (1, 1), (_WHITE, 1)), reasons={'label_map': text}, findings=(
         Finding('warning', 'binary', text),))
