@@ -23,7 +23,7 @@ from ..data.plan import Plan
 from ..data.statistics import SplitStatistics
 from ..deployment.pictures import sample_sheet
 from ..files import atomic_path
-from .data_options import FLAGS, IGNORE_INDEX, add_labels, add_layout, described
+from .data_options import FLAGS, IGNORE_INDEX, LABELS, add_labels, add_layout, described
 from .parsing import Parser, UsageError, number, progress_bar, report_errors, with_flags
 from .planned import MODEL, default_folder, planned, words_of, write_colors
 
@@ -139,19 +139,17 @@ def _written_to(args: argparse.Namespace, folder: str) -> str | None:
 def _command(args: argparse.Namespace, folder: str, check: Check, plan: Plan, target: str | None) -> list[str]:
     """The words of the command to train, which its own parser takes."""
     data, options = folder, dict(plan.values)
-    if target is not None:  # which says what labels are and where files lie
-        beside = os.path.join(folder, FILE_NAME)
-        data = folder if os.path.isdir(folder) and os.path.abspath(target) == os.path.abspath(beside) else target
-        layout: list[str] = []
-        for name in ('ignore_index', 'label_map', 'color_map'):
-            options.pop(name, None)
-        if options.get('num_classes', 1) != 1:
-            options.pop('num_classes')
-    else:
+    if args.num_classes is not None:
+        options = {'num_classes': args.num_classes, **options}
+    layout: list[str] = []
+    if target is None:
         layout = words_of({name: value for name in (*check.description.layout, 'label_map', 'color_map', 'ignore_index')
                            if (value := getattr(args, name, None)) is not None and name not in options})
-    if args.num_classes is not None:
-        options.setdefault('num_classes', args.num_classes)
+    else:  # the file says what labels are, and where files lie
+        beside = os.path.join(folder, FILE_NAME)
+        data = folder if os.path.isdir(folder) and os.path.abspath(target) == os.path.abspath(beside) else target
+        options = {name: value for name, value in options.items() if name not in ('ignore_index', *LABELS)
+                   and (name, value == 1) != ('num_classes', False)}
     splits = {name: value for name, value in (('train_split', args.train_split), ('val_split', args.val_split))
               if value != create_parser().get_default(name)}
     model = {name: value for name in ('model', 'encoder_name', 'in_chans') if (value := getattr(args, name))}
