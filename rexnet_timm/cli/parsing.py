@@ -21,7 +21,7 @@ from ..errors import DatasetError, first_lines, is_told, near_names, sample_erro
 
 __all__ = [
     'TEXT', 'VIEW', 'KeyValues', 'Kind', 'Parser', 'UsageError', 'find_recipe', 'number', 'one_of', 'report_errors',
-    'views']
+    'views', 'with_flags']
 
 _logger = logging.getLogger(__name__)
 _NOT_GIVEN = object()
@@ -467,10 +467,10 @@ def _one_line(error: Exception, flags: Mapping[str, str]) -> str:
         full = ' It was left as it was: free space there, or name another place.' * (error.errno in _FULL)
         return f'{os.fspath(error.filename)!r}: {error.strerror}.{full}'
     text = '; '.join(line.strip() for line in sample_error_message(error).splitlines() if line.strip())
-    return text if isinstance(error, UsageError) else _with_flags(text, flags)
+    return text if isinstance(error, UsageError) else with_flags(text, flags)
 
 
-def _with_flags(text: str, flags: Mapping[str, str]) -> str:
+def with_flags(text: str, flags: Mapping[str, str]) -> str:
     """The text with options in place of the arguments' names, except in quoted words, in paths and in calls."""
     for words in (words for words in flags if not words.isidentifier()):
         # a name that is an English word too stands for the argument where a rule begins with it

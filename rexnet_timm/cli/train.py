@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> str:
         warn_of_options_for_others(args, process)
     num_classes = kind.num_classes(args)
     datasets = kind.datasets(args, num_classes)
+    args = kind.completed(args, datasets)
     model = create_model(args, num_classes, kind.without_effect)
     num_classes = num_classes or model.num_classes
     train_loader, eval_loader = kind.loaders(args, model, datasets, process)

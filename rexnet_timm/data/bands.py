@@ -103,7 +103,7 @@ def pick_bands(count: int, has_alpha: bool, in_chans: int, chosen: Sequence[int]
         return list(range(1, count + 1))
     if colors == in_chans or {colors, in_chans} == {1, 3}:
         return list(range(1, colors + 1))
-    remedy = f'pass in_chans={colors} for a model of all of them'
+    remedy = f'train a model with in_chans={colors} for all of them'
     if count > in_chans:
         remedy += f', or choose which by bands, such as bands={" ".join(map(str, range(1, in_chans + 1)))}'
     raise DatasetError(

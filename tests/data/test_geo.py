@@ -124,9 +124,9 @@ def tiff_of_pages(path):
 
 @pytest.mark.parametrize('write, in_chans, text', [
     (lambda path: write_geotiff(path, noise(4, 40, 48)), 3,
-     'as many bands as the model has channels, 3: .*a.tif has 4; pass in_chans=4 .*, or choose .* bands=1 2 3.'),
-    (lambda path: write_geotiff(path, noise(3, 40, 48)), 5, 'channels, 5: .*a.tif has 3; pass in_chans=3 .* of them.$'),
-    (lambda path: write_geotiff(path, noise(4, 40, 48), alpha='YES'), 2, 'channels, 2: .*a.tif has 4 with alpha; pass'),
+     'as many bands as the model has channels, 3: .*a.tif has 4; train .* in_chans=4 .*, or choose .* bands=1 2 3.'),
+    (lambda path: write_geotiff(path, noise(3, 40, 48)), 5, 'channels, 5: .*a.tif has 3; train .* in_chans=3 .* of them.$'),
+    (lambda path: write_geotiff(path, noise(4, 40, 48), alpha='YES'), 2, 'channels, 2: .*a.tif has 4 with alpha; train'),
     (lambda path: path.write_bytes(b'no image'), 3, 'a.tif is not .*; name a TIFF file'),
     (lambda path: write_tiff(path, noise(4, 40, 48).transpose(1, 2, 0), 8, 2, (1,)), 3, 'associated alpha'),
     (tiff_of_pages, 3, 'must be one picture: .*a.tif has 3 pages'),

@@ -302,7 +302,7 @@ def test_four_channels(tmp_path):
     with pytest.raises(DatasetError, match=r'associated.tif are stored multiplied by the last one \(associated'):
         read_image(tmp_path / 'associated.tif', 4)
     with pytest.raises(DatasetError, match=(
-            'as the model has channels, 3: .*unspecified.tif has 4; pass in_chans=4 .* such as bands=1 2 3.')):
+            'as the model has channels, 3: .*unspecified.tif has 4; train .* in_chans=4 .* such as bands=1 2 3.')):
         read_image(tmp_path / 'unspecified.tif', 3)
     pytest.importorskip('rasterio', reason='needs the extra geo')
     assert np.array_equal(read_image(tmp_path / 'unspecified.tif', 4).permute(1, 2, 0).numpy(), pixels)
