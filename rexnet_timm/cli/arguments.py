@@ -237,6 +237,8 @@ def _add_augmentation(group: Callable[[str], Callable[..., None]]) -> None:
         help='segmentation: largest angle by which crops are turned, to either side')
     add('--elastic', kind=NOT_NEGATIVE, default=0., metavar='PIXELS',
         help='segmentation: standard deviation of a smooth random displacement of the pixels')
+    add('--crops-per-image', kind=COUNT, default=1,
+        help='segmentation: training crops of each image in an epoch, more for few large images')
     add('--class-balanced-crops', kind=SHARE, nargs='?', const=0.33, default=0., metavar='SHARE',
         help='segmentation: share of the crops that hold a pixel of a class drawn evenly from those of the image but '
              'the commonest (SHARE is 0.33 where it is left out)')

@@ -114,8 +114,9 @@ def summary(datasets: tuple[SegmentationFolder, SegmentationFolder]) -> str:
     """One line on what was found: the form, the number of images, and what labels mean."""
     train_set, val_set = datasets
     data = train_set.description
+    crops = f', {train_set.crops} crops of each,' if train_set.crops > 1 else ''
     parts = [f'{train_set.root} is read as {train_set.form}',
-             f'{len(train_set)} images to train on and {len(val_set)} to validate on',
+             f'{len(train_set) // train_set.crops} images to train on{crops} and {len(val_set)} to validate on',
              f'{max(2, train_set.num_classes)} classes']
     if data.color_map:
         parts.append(f'{len(data.color_map)} colours are mapped to them')

@@ -20,7 +20,7 @@ SYNTHETIC = ('synthetic', 'synthetic-depth')
 CLASSIFICATION = {
     'class_map', 'crop_pct', 'drop', 'gp', 'train_interpolation', 'aa', 'reprob', 'remode', 'recount', 'mixup',
     'cutmix', 'mixup_prob', 'mixup_switch_prob', 'mixup_mode', 'smoothing', 'bce_loss', 'ratio'}
-MASKS = {*LAYOUT, *LABELS, *IMAGES, 'ignore_index'}
+MASKS = {*LAYOUT, *LABELS, *IMAGES, 'ignore_index', 'crops_per_image'}
 CROPS = {'rotation', 'elastic', 'class_balanced_crops'}
 SEGMENTATION = MASKS | CROPS | {'seg_loss', 'class_weights', 'scale_target', 'object_share', 'background_classes'}
 SCALES = {'scales', 'scale_weights', 'fade_epochs'}

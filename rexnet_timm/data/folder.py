@@ -15,11 +15,21 @@ from ..errors import DatasetError
 from .bands import PERCENTILE, Scale, turned
 from .description import DEFAULT_IGNORE_LABEL, DataDescription, Layout, ignored_label
 from .formats import describe_data
-from .images import ARRAY_EXTENSION, Header, check_image_header, read_header, read_image
+from .images import (
+    ARRAY_EXTENSION,
+    TIFF_EXTENSIONS,
+    Header,
+    TooLargeError,
+    check_image_header,
+    is_too_large,
+    max_pixels,
+    read_header,
+    read_image,
+)
 from .labels import HIGHEST, LOWEST
 from .masks import MaskReader, count_labels, foreground_value
 from .survey import percentiles, sample_values, statistics, survey
-from .transforms import Resize
+from .transforms import RandomScaleCrop, Resize
 
 
 class SegmentationFolder(Dataset):
@@ -57,6 +67,7 @@ class SegmentationFolder(Dataset):
         foreground: The value in the files that becomes label 1: 255 for binary masks of 0 and 255, otherwise 1.
         in_chans: Channels of the images.
         has_colors: Whether the first three channels are red, green and blue of 8 bits.
+        crops: How often each image comes, 1 unless it is set; for random crops of large images.
 
     Args:
         root: Folder of the data set, or a file that describes it, see `formats.describe_data`; or a description. An
@@ -131,6 +142,7 @@ class SegmentationFolder(Dataset):
         self.ignore_index = ignore_index
         self.ignore_label = ignored_label(ignore_index, is_mapped, num_classes)
         self.transform = transform
+        self.crops = 1
         self._pairs = source.samples(split)
         images = [image for image, _ in self._pairs]
         found = survey(images, in_chans, root.bands, root.image_scale)
@@ -151,10 +163,12 @@ class SegmentationFolder(Dataset):
             num_classes, ignore_index, self.ignore_label, root.label_map, root.color_map, self.foreground)
 
     def __len__(self) -> int:
-        return len(self._pairs)
+        return len(self._pairs) * self.crops
 
     def __getitem__(self, index: int) -> Any:
-        image_path, mask_path = self._pairs[index]
+        image_path, mask_path = self._pairs[index % len(self._pairs)]
+        if is_too_large(image_path):
+            return self._crop_of_large(image_path, mask_path)
         image = read_image(image_path, **self.description.reading)
         mask = self._read(mask_path)
         if image.shape[-2:] != mask.shape[-2:]:
@@ -163,9 +177,33 @@ class SegmentationFolder(Dataset):
             _refuse_sizes(image_path, mask_path, image.shape[-2:], mask.shape[-2:])
         return (image, mask) if self.transform is None else self.transform(image, mask)
 
+    def _crop_of_large(self, image: Path, mask: Path) -> Any:
+        """A transformed sample of a TIFF of more pixels than Pillow takes, of which only the crop is read."""
+        steps = list(getattr(self.transform, 'transforms', ()))
+        if not steps or not isinstance(steps[0], RandomScaleCrop) or steps[0].balanced_share or self._read.colors:
+            raise TooLargeError(
+                f'An image of more than {max_pixels()} pixels is read by windows only in training, by random crops '
+                f'that do not look for classes, with a mask of numbers: {image} has more; cut it and its mask into '
+                'tiles, such as 2048 x 2048.')
+        if not isinstance(mask, Path) or mask.suffix.lower() not in TIFF_EXTENSIONS:
+            raise TooLargeError(
+                f'The mask of an image that is read by windows must be a TIFF: {image} has more than {max_pixels()} '
+                f'pixels, and {mask} is none; save it as TIFF in tiles, or cut both into smaller images.')
+        from .geo import LabelWindow, Scene
+        with Scene(image, **self.description.reading) as scene:
+
+            def read(rows: tuple[int, int], columns: tuple[int, int]) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+                pixels = tv_tensors.Image(scene.read(rows, columns).pixels)
+                return pixels, self._read(LabelWindow(mask, scene.size, rows, columns))
+
+            sample = steps[0].of_source(scene.size, read)
+        for step in steps[1:]:
+            sample = step(*sample)
+        return sample
+
     def paths(self, index: int) -> tuple[Path, Path]:
         """The files of a sample: (image, mask), or what stands for a file in a larger one."""
-        return self._pairs[index]
+        return self._pairs[index % len(self._pairs)]
 
     @property
     def class_names(self) -> list[str]:
@@ -211,7 +249,8 @@ class SegmentationFolder(Dataset):
         else:
             first = ', '.join(f'{label}: {share:.1%}' for label, share in list(shares.items())[:8])
             what = f'labels that the map does not list ({first}{", ..." if len(shares) > 8 else ""})'
-        masks = 'masks' if number_of_masks == len(self) else f'masks of {len(self)}, which were looked at,'
+        number = len(self._pairs)
+        masks = 'masks' if number_of_masks == number else f'masks of {number}, which were looked at,'
         return f'{sum(shares.values()):.1%} of the pixels of {number_of_masks} {masks} have {what}, and are ignored'
 
     def _scale(self, images: Sequence[Any], bands: Sequence[int], scale: Scale | str) -> Scale:
@@ -274,6 +313,8 @@ class SegmentationFolder(Dataset):
         for path, _ in self._pairs:
             header = read_header(path, 'image')
             check_image_header(path, header, **self.description.reading)
+            if is_too_large(path):
+                self._crop_of_large(path, path)  # which says that it is
             sizes.append(header.size)
         return sizes
 

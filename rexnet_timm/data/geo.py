@@ -23,7 +23,9 @@ from .images import TIFF_EXTENSIONS, Header, TooLargeError, first_tags, max_pixe
 
 _logger = logging.getLogger(__name__)
 
-__all__ = ['TIFF_EXTENSIONS', 'Scene', 'Window', 'is_scene', 'open_tiff', 'read_whole', 'require_rasterio']
+__all__ = [
+    'TIFF_EXTENSIONS', 'LabelWindow', 'Scene', 'Window', 'is_scene', 'open_tiff', 'read_parts', 'read_whole',
+    'require_rasterio']
 
 CACHE = 2 ** 28  # bytes of decoded blocks that GDAL keeps, for all files; by itself it would take 5 % of the machine
 MAX_BLOCK = 2 ** 26  # bytes of a tile or strip that is decoded at once
@@ -185,6 +187,68 @@ class Scene:
         return [1] if self._palette_bands else picked
 
 
+class LabelWindow:
+    """A part of a large mask, as what draws its labels.
+
+    Args:
+        path: The TIFF, of one band.
+        size: Height and width that it must have.
+        rows: First row, and the one after the last.
+        columns: Likewise.
+    """
+
+    def __init__(
+            self, path: Path, size: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]) -> None:
+        self.path, self.size, self.rows, self.columns = path, size, rows, columns
+
+    def __str__(self) -> str:
+        return f'{self.path}, rows {self.rows[0]} to {self.rows[1]}, columns {self.columns[0]} to {self.columns[1]}'
+
+    def labels(self) -> np.ndarray:
+        """The numbers as they are stored, (rows, columns).
+
+        Raises:
+            DatasetError: Not readable as TIFF, not one band of whole numbers, or of another size.
+        """
+        require_rasterio(self.path)
+        import rasterio
+
+        with ExitStack() as stack:
+            source = _open_checked(self.path, stack)
+            _check_blocks(source, self.path)
+            if source.count != 1 or np.dtype(source.dtypes[0]).kind not in 'iu':
+                raise DatasetError(
+                    f'The mask of an image that is read by windows must have one band of whole numbers: {self.path} '
+                    f'has {source.count} of {source.dtypes[0]}; save it so.')
+            if (source.height, source.width) != self.size:
+                raise DatasetError(
+                    f'Image and mask must have the same size: {self.path} is {source.width} x {source.height} (width x '
+                    f'height) and its image {self.size[1]} x {self.size[0]}; export it again at the size of the image.')
+            window = rasterio.windows.Window.from_slices(self.rows, self.columns)
+            try:
+                return source.read(1, window=window)
+            except rasterio.errors.RasterioError as error:
+                raise _unreadable(self.path, error.__cause__ or error, 'replace or remove the file.') from error
+
+
+def read_parts(path: Path, number: int = 16, side: int = 64) -> Bands:
+    """Some squares of a TIFF that is too large to be read whole, side by side, the same at every call."""
+    import rasterio
+
+    rng = np.random.default_rng(0)
+    with ExitStack() as stack:
+        source = _open_checked(path, stack)
+        _check_blocks(source, path)
+        height, width = min(side, source.height), min(side, source.width)
+        try:
+            parts = [source.read(window=rasterio.windows.Window(
+                rng.integers(source.width - width + 1), rng.integers(source.height - height + 1), width, height))
+                for _ in range(number)]
+        except rasterio.errors.RasterioError as error:
+            raise _unreadable(path, error.__cause__ or error, 'replace or remove the file.') from error
+        return Bands(_with_colors(np.concatenate(parts, axis=-1), source), _has_alpha(source))
+
+
 def read_whole(path: Any, header: Header) -> Bands:
     """All bands of a TIFF or PNG as displayed, a palette as its colours.
 
@@ -211,9 +275,7 @@ def read_whole(path: Any, header: Header) -> Bands:
             values = source.read()
         except rasterio.errors.RasterioError as error:
             raise _unreadable(path, error.__cause__ or error, 'replace or remove the file.') from error
-        levels = _levels(source) if source.count - has_alpha == 1 else None
-    if levels is not None:
-        values = np.concatenate([_in_colors(values[:1], levels), values[1:]])
+        values = _with_colors(values, source)
     return Bands(turned(values, header.orientation), has_alpha)
 
 
@@ -269,6 +331,12 @@ def _has_alpha(source: Any) -> bool:
 def _in_colors(values: np.ndarray, levels: np.ndarray | None) -> np.ndarray:
     """One band of a palette, or of fewer bits, as what its numbers mean (bands, rows, columns)."""
     return values if levels is None else np.moveaxis(levels[values[0]], -1, 0)
+
+
+def _with_colors(values: np.ndarray, source: Any) -> np.ndarray:
+    """All bands (bands, rows, columns) of a file, a palette as its colours."""
+    levels = _levels(source) if source.count - _has_alpha(source) == 1 else None
+    return values if levels is None else np.concatenate([_in_colors(values[:1], levels), values[1:]])
 
 
 def _unreadable(path: Any, error: BaseException, remedy: str) -> DatasetError:

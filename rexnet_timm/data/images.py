@@ -49,6 +49,7 @@ _UNSIGNED, _SIGNED = 1, 2  # sample formats
 _OVERVIEW_OR_MASK = 0b101  # bits of NewSubfileType
 _WHITE_IS_ZERO, _PALETTE = 0, 3
 _ASSOCIATED_ALPHA, _UNASSOCIATED_ALPHA = 1, 2
+_PLACES_OF_PIXELS = (273, 279, 324, 325)  # offsets and bytes of strips and tiles
 _BIGTIFF = (b'II+\0', b'MM\0+')
 
 
@@ -119,6 +120,15 @@ class TooLargeError(DatasetError):
 def max_pixels() -> int | None:
     """Pixels of the largest picture that Pillow decodes; None where its limit is switched off."""
     return None if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
+
+
+def is_too_large(path: Any) -> bool:
+    """Whether a file is a TIFF of more pixels than Pillow decodes, by its tags."""
+    if not isinstance(path, Path) or path.suffix.lower() not in TIFF_EXTENSIONS or max_pixels() is None:
+        return False
+    tags = first_tags(path)
+    sides = [tags.get(tag) for tag in (_IMAGE_LENGTH, _IMAGE_WIDTH)]
+    return all(isinstance(side, int) for side in sides) and sides[0] * sides[1] > max_pixels()
 
 
 @contextmanager
@@ -194,7 +204,10 @@ def _facts(tags: Mapping[int, Any]) -> dict[str, Any]:
 
 
 def first_tags(path: Path) -> Mapping[int, Any]:
-    """The tags of a TIFF's first picture, as Pillow gives them; none of what is no TIFF, or damaged there."""
+    """The tags of a TIFF's first picture, as Pillow gives them, but for the long lists of where its pixels are.
+
+    None of what is no TIFF, or damaged there.
+    """
     try:
         with path.open('rb') as file, warnings.catch_warnings():
             warnings.simplefilter('ignore')  # of damaged tags
@@ -203,7 +216,7 @@ def first_tags(path: Path) -> Mapping[int, Any]:
             tags = ImageFileDirectory_v2(head)
             file.seek(tags.next)
             tags.load(file)
-            return {tag: tags[tag] for tag in tags}
+            return {tag: tags[tag] for tag in tags if tag not in _PLACES_OF_PIXELS}
     except Exception:  # as decoders of damaged files raise; whoever reads the pixels says it
         return {}
 
@@ -247,7 +260,7 @@ def read_header(path: Path, kind: str) -> Header:
 
     Args:
         path: The file.
-        kind: 'image' or 'mask', for messages.
+        kind: 'image' or 'mask', for messages. Of a TIFF image Pillow need not know the kind, nor take the pixels.
 
     Raises:
         DatasetError: Not readable, too many pixels, or more than one page.
@@ -261,7 +274,8 @@ def read_header(path: Path, kind: str) -> Header:
         with _open(path, kind) as image:
             pages, header = _num_pages(image), _header(image, path)
     except DatasetError as error:
-        found = _header_of_tags(path) if isinstance(error.__cause__, UnidentifiedImageError) else None
+        is_other = isinstance(error, TooLargeError) or isinstance(error.__cause__, UnidentifiedImageError)
+        found = _header_of_tags(path) if is_other else None
         if kind != 'image' or found is None:
             raise
         return found

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import DatasetError
 from .bands import EIGHT_BITS, PERCENTILE, Bands, Scale, as_channels, pick_bands
-from .images import Header, first_tags, read_bands, read_header
+from .images import TIFF_EXTENSIONS, Header, TooLargeError, first_tags, read_bands, read_header
 
 __all__ = ['Survey', 'percentiles', 'sample_values', 'statistics', 'survey']
 
@@ -116,7 +116,7 @@ def _alpha_is_data(paths: Sequence[Any], marked: Sequence[int], told: list[str])
     """
     for index in marked[:_MOST_ALPHAS]:
         try:
-            values = read_bands(paths[index]).values
+            values = _read(paths[index]).values
         except ValueError:
             continue
         alpha = values[-1]
@@ -143,7 +143,7 @@ def sample_values(paths: Sequence[Any], in_chans: int, bands: Sequence[int]) -> 
     parts = []
     for index in _order(paths)[:_MOST_IMAGES]:
         try:
-            found = read_bands(paths[index])
+            found = _read(paths[index])
             numbers = pick_bands(len(found.values), found.has_alpha, in_chans, bands, paths[index])
         except (DatasetError, OSError):
             continue
@@ -154,6 +154,16 @@ def sample_values(paths: Sequence[Any], in_chans: int, bands: Sequence[int]) -> 
             f'The range of the images must be measured on some that can be read: none of {len(paths)}, such as '
             f'{paths[0]}, can.')
     return np.concatenate(parts, axis=1)
+
+
+def _read(path: Any) -> Bands:
+    try:
+        return read_bands(path)
+    except TooLargeError:
+        if path.suffix.lower() not in TIFF_EXTENSIONS:
+            raise
+        from .geo import read_parts
+        return read_parts(path)
 
 
 def _some_pixels(found: Bands, numbers: Sequence[int], nodata: float | None, seed: int) -> np.ndarray:

@@ -10,7 +10,7 @@ that images are resized on.
 Images are uint8, or float32 whose values from 0 to 1 are what 0 to 255 are of uint8; see `bands.scaled`.
 """
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn as nn
@@ -37,6 +37,7 @@ _ELASTIC_CELL = 64  # pixels between points that are displaced independently of 
 _HUE_SHARE = 0.1
 
 Pair = tuple[tv_tensors.Image, tv_tensors.Mask]
+Span = tuple[int, int]  # begin and end along one side
 
 
 def _resize_pair(image: tv_tensors.Image, mask: tv_tensors.Mask, size: Sequence[int], interpolation: str) -> Pair:
@@ -116,12 +117,33 @@ class RandomScaleCrop(nn.Module):
         self.elastic = Elastic(elastic, fill, ignore_label, interpolation) if elastic else None
         self.balanced_share = balanced_share
 
-    def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
+    def _draw(self) -> tuple[float, list[int], list[int]]:
+        """The angle, the size to which the window is resized, and that of the window."""
         factor = torch.empty((), dtype=torch.float64).uniform_(*self.log_scale).exp().item()
         angle = _uniform(-self.rotation, self.rotation) if self.rotation else 0.
         margin = math.ceil(2 * self.elastic.pixels) if self.elastic else 0
         size = _covering([side + 2 * margin for side in self.size], angle)
-        window = [max(1, round(side / factor)) for side in size]
+        return angle, size, [max(1, round(side / factor)) for side in size]
+
+    def of_source(self, sides: Sequence[int], read: Callable[[Span, Span], Pair]) -> Pair:
+        """A crop of a pair that is not in memory as a whole, of which only the window is read.
+
+        Args:
+            sides: Height and width of the pair.
+            read: The part of both from the first to before the second row, and column.
+        """
+        angle, size, window = self._draw()
+        begins = [int(torch.randint(min(0, side - length), max(0, side - length) + 1, ()))
+                  for side, length in zip(sides, window, strict=True)]
+        spans = [(max(0, begin), min(side, begin + length))
+                 for begin, side, length in zip(begins, sides, window, strict=True)]
+        image, mask = read(*spans)
+        fill = {tv_tensors.Image: _fill_of(image, self.fill), tv_tensors.Mask: self.ignore_label}
+        begins = [begin - first for begin, (first, _) in zip(begins, spans, strict=True)]
+        return self._finish(*_crop_at(image, mask, begins, window, fill), angle, size, fill)
+
+    def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
+        angle, size, window = self._draw()
         place = None
         if self.balanced_share and _uniform(0, 1) < self.balanced_share:
             place = _pixel_of_a_rarer_class(mask, self.ignore_label)
@@ -130,6 +152,17 @@ class RandomScaleCrop(nn.Module):
             image, mask = v2.RandomCrop(window, pad_if_needed=True, fill=fill)(image, mask)
         else:
             image, mask = _crop_around(image, mask, place, window, fill)
+        return self._finish(image, mask, angle, size, fill)
+
+    def _finish(
+            self,
+            image: tv_tensors.Image,
+            mask: tv_tensors.Mask,
+            angle: float,
+            size: Sequence[int],
+            fill: dict[type, float | list[float]],
+    ) -> Pair:
+        """From a window to the crop."""
         image, mask = _resize_pair(image, mask, size, self.interpolation)
         if angle:
             mode = _OF_GRIDS[self.interpolation]
@@ -182,6 +215,17 @@ def _crop_around(
     for at, side, length in zip(place, mask.shape[-2:], window, strict=True):
         low, high = (max(0, at - length + 1), min(at, side - length)) if side >= length else (side - length, 0)
         begins.append(int(torch.randint(low, high + 1, ())))
+    return _crop_at(image, mask, begins, window, fill)
+
+
+def _crop_at(
+        image: tv_tensors.Image,
+        mask: tv_tensors.Mask,
+        begins: Sequence[int],
+        window: Sequence[int],
+        fill: dict[type, float | list[float]],
+) -> Pair:
+    """The window of a height and width whose first row and column are told, padded where it is outside."""
     (top, left), (height, width) = begins, window
     rows, columns = mask.shape[-2:]
     outside = [max(0, -left), max(0, -top), max(0, left + width - columns), max(0, top + height - rows)]

@@ -308,7 +308,7 @@ def test_unreadable_file(tmp_path, folder, kind, damage):
 
 def test_images_that_would_lose_something_are_refused(tmp_path):
     make_folder(tmp_path)
-    with pytest.raises(DatasetError, match='as the model has channels, 4: .*a.png has 3; train a model with in_chans=3'):
+    with pytest.raises(DatasetError, match='the model has channels, 4: .*a.png has 3; train a model with in_chans=3'):
         SegmentationFolder(tmp_path, 'train', num_classes=3, in_chans=4)[0]
     write(tmp_path / 'train' / 'a.png', labels().astype(np.uint16) * 1000)
     dataset = SegmentationFolder(tmp_path, 'train', num_classes=3, in_chans=1, image_scale=255)

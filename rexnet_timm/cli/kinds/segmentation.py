@@ -82,6 +82,7 @@ class Segmentation(Kind):
                 for index, length in enumerate(lengths(args)))
         train_set = SegmentationFolder(
             self._described(args), args.train_split, num_classes, in_chans=in_channels(args))
+        train_set.crops = args.crops_per_image
         # images of the other split are read by what was found in, and measured on, those of training
         known = self._described(args).seen_as(train_set.description)
         datasets = train_set, SegmentationFolder(known, args.val_split, num_classes, in_chans=train_set.in_chans)
