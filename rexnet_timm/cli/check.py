@@ -23,7 +23,7 @@ from ..data.plan import Plan
 from ..data.statistics import SplitStatistics
 from ..deployment.pictures import sample_sheet
 from ..files import atomic_path
-from .data_options import FLAGS, IGNORE_INDEX, LABELS, add_labels, add_layout, described
+from .data_options import FLAGS, IGNORE_INDEX, IMAGES, LABELS, add_images, add_labels, add_layout, described
 from .parsing import Parser, UsageError, number, progress_bar, report_errors, with_flags
 from .planned import MODEL, default_folder, planned, words_of, write_colors
 
@@ -49,10 +49,11 @@ def create_parser(prog: str = 'rexnet check') -> Parser:
     add('--val-split', default='validation', help='part that is validated on')
     add('--num-classes', kind=COUNT, help='classes of the labels, 1 for binary masks', unset='what the masks tell')
     add('--ignore-index', kind=IGNORE_INDEX, help='label of the masks that does not count', unset='what the masks tell')
-    add('--in-chans', kind=COUNT, help='channels that images are read with', unset='3')
+    add('--in-chans', kind=COUNT, help='channels that images are read with', unset='those of the images')
     add('-j', '--workers', kind=COUNT, default=min(16, os.cpu_count() or 1), help='files that are read at a time')
     add_layout(parser.group('files of images and masks'))
     add_labels(parser.group('labels'))
+    add_images(parser.group('images'))
     add = parser.group('training')
     add('--model', default=MODEL, help='model that the batch size is for')
     add('--encoder-name', help='encoder of an SMP architecture')
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     if os.path.exists(results_dir) and not os.path.isdir(results_dir):
         raise UsageError(f'--results-dir must be a folder, and {results_dir!r} is a file: name another one.')
     check = check_data(
-        description, args.train_split, args.val_split, num_classes=args.num_classes, in_chans=args.in_chans or 3,
+        description, args.train_split, args.val_split, num_classes=args.num_classes, in_chans=args.in_chans,
         threads=args.workers, progress=progress_bar)
     os.makedirs(results_dir, exist_ok=True)
     color_file = write_colors(results_dir, check) if check.colors_are_proposed else args.color_map
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     report = as_json(folder, check, plan, words)
     for path in filter(None, (os.path.join(results_dir, REPORT), args.results_file)):
         _write_json(path, report)
-    sheet = draw_sheet(check, args.in_chans or 3, args.samples)
+    sheet = draw_sheet(check, args.samples)
     if sheet is not None:
         with atomic_path(os.path.join(results_dir, SHEET)) as part:
             sheet.save(part)
@@ -143,12 +144,12 @@ def _command(args: argparse.Namespace, folder: str, check: Check, plan: Plan, ta
         options = {'num_classes': args.num_classes, **options}
     layout: list[str] = []
     if target is None:
-        layout = words_of({name: value for name in (*check.description.layout, 'label_map', 'color_map', 'ignore_index')
+        layout = words_of({name: value for name in (*check.description.layout, *LABELS, *IMAGES, 'ignore_index')
                            if (value := getattr(args, name, None)) is not None and name not in options})
     else:  # the file says what labels are, and where files lie
         beside = os.path.join(folder, FILE_NAME)
         data = folder if os.path.isdir(folder) and os.path.abspath(target) == os.path.abspath(beside) else target
-        options = {name: value for name, value in options.items() if name not in ('ignore_index', *LABELS)
+        options = {name: value for name, value in options.items() if name not in ('ignore_index', *LABELS, *IMAGES)
                    and (name, value == 1) != ('num_classes', False)}
     splits = {name: value for name, value in (('train_split', args.train_split), ('val_split', args.val_split))
               if value != create_parser().get_default(name)}
@@ -280,9 +281,9 @@ def _write_json(path: str, report: Mapping[str, Any]) -> None:
         file.write('\n')
 
 
-def draw_sheet(check: Check, in_chans: int, most: int) -> Image.Image | None:
+def draw_sheet(check: Check, most: int) -> Image.Image | None:
     """Samples with their masks: those that show each class once, then others spread over the split; None for none."""
-    reading, names = Reading(check.description, in_chans), check.class_names
+    reading, names = Reading(check.description), check.class_names
     if not names:
         return None
     shown: list[tuple[str, int]] = []

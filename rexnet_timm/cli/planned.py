@@ -80,10 +80,10 @@ def planned(args: argparse.Namespace, folder: str, check: Check, color_file: str
         return plan
     if check.colors_are_proposed:
         plan.add('color_map', color_file, 'The colours of the masks, whose classes can be named in the file.')
-    said = {name: value for name in ('model', 'encoder_name', 'in_chans', 'device')
-            if (value := getattr(args, name)) is not None}
+    said = {name: value for name in ('model', 'encoder_name', 'device') if (value := getattr(args, name)) is not None}
     number = plan.values.get('num_classes') or len(check.class_names)
-    train_args = train_args_of({'data': folder, 'img_size': plan.values['img_size'], **said})
+    train_args = train_args_of({
+        'data': folder, 'img_size': plan.values['img_size'], 'in_chans': check.description.in_chans, **said})
     split = check.splits[check.train]
     _add_batch(plan, train_args, number, split.pairs - split.num_bad, start_process(args.device))
     return plan
@@ -93,7 +93,7 @@ def _add_batch(plan: Plan, args: argparse.Namespace, num_classes: int, images: i
     """Add the batch size to a plan: what fits into the memory, and leaves some batches in an epoch."""
     kind = kind_of(args.model)
     size = args.input_size[1:] if args.input_size else (args.img_size,) * 2
-    input_size = (in_channels(args) or 3, *size)
+    input_size = (in_channels(args), *size)
     with torch.random.fork_rng(devices=[]):
         model = create_model(args, num_classes, kind.without_effect).train()
         least = least_batch(args, model, input_size)
@@ -120,7 +120,7 @@ def with_plan(args: argparse.Namespace, process: Process) -> argparse.Namespace:
 def _plan_values(args: argparse.Namespace, process: Process) -> dict[str, Any]:
     check = check_data(
         described(args, args.data_dir, args.ignore_index), args.train_split, args.val_split,
-        num_classes=args.num_classes, in_chans=in_channels(args) or 3, progress=progress_bar)
+        num_classes=args.num_classes, in_chans=in_channels(args), progress=progress_bar)
     flags = {**FLAGS, 'val_share': '--val-share'}
     bad = sum(split.num_bad for split in check.splits.values())
     for finding in check.findings:
@@ -139,8 +139,10 @@ def _plan_values(args: argparse.Namespace, process: Process) -> dict[str, Any]:
     if 'batch_size' not in unused and check.train in check.splits:
         split = check.splits[check.train]
         number = args.num_classes or plan.values.get('num_classes') or len(check.class_names)
-        sized = argparse.Namespace(**{**vars(args), 'img_size': plan.values.get('img_size', args.img_size)})
-        _add_batch(plan, sized, number, split.pairs - split.num_bad, process)
+        sized = argparse.Namespace(**{
+            **vars(args), 'img_size': plan.values.get('img_size', args.img_size),
+            'in_chans': in_channels(args) or check.description.in_chans})
+        _add_batch(plan, sized, number, (split.pairs - split.num_bad) * args.crops_per_image, process)
     words = words_of(plan.values)
     _logger.info('--auto takes %s; "rexnet check %s" says why', ' '.join(words) or 'nothing', args.data_dir)
     values = {name: list(value) if isinstance(value, tuple) else value for name, value in plan.values.items()}

@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> str:
     num_classes = kind.num_classes(args)
     datasets = kind.datasets(args, num_classes)
     bad = leave_out_bad(args, datasets, process)
+    args = kind.completed(args, datasets)
     model = create_model(args, num_classes, kind.without_effect)
     num_classes = num_classes or model.num_classes
     train_loader, eval_loader = kind.loaders(args, model, datasets, process)

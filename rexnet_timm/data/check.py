@@ -2,13 +2,17 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ..errors import DatasetError
 from .ahead import called_ahead
+from .bands import EIGHT_BITS, PERCENTILE
 from .description import DataDescription, Sample, split_names
 from .facts import Reading, facts_of
+from .images import max_pixels
 from .meaning import Finding, Meaning, meaning_of, proposed_colors, with_suspicion
 from .statistics import LabelStatistics, SplitStatistics, duplicates
+from .survey import percentiles, sample_values, survey
 
 __all__ = ['LEVELS', 'Check', 'check_data']
 
@@ -30,6 +34,7 @@ class Check:
         meaning: What labels stand for; None where that is not known.
         findings: What is to be said, errors first.
         colors_are_proposed: Whether the colour table of the description is proposed here.
+        said_scale: What was said of the scale of the images; that of the description may be measured.
     """
     description: DataDescription
     splits: dict[str, SplitStatistics] = field(default_factory=dict)
@@ -39,6 +44,7 @@ class Check:
     meaning: Meaning | None = None
     findings: list[Finding] = field(default_factory=list)
     colors_are_proposed: bool = False
+    said_scale: Any = None
 
     @property
     def level(self) -> str:
@@ -77,7 +83,8 @@ class Check:
 
     def written(self) -> DataDescription:
         """The description with what is proposed in it, as `write_dataset_yaml` takes it."""
-        meaning, found = self.meaning, self.description
+        # what was measured of the images is measured by each training on its own
+        meaning, found = self.meaning, replace(self.description, image_scale=self.said_scale)
         if meaning is None:
             return found
         if meaning.label_map and not self.is_mapped:
@@ -91,7 +98,7 @@ def check_data(
         val_split: str = 'validation',
         *,
         num_classes: int | None = None,
-        in_chans: int = 3,
+        in_chans: int | None = None,
         threads: int | None = None,
         progress: Callable[[Iterable, int], Iterable] = lambda items, total: items,
 ) -> Check:
@@ -104,16 +111,17 @@ def check_data(
         train_split: Split to train on.
         val_split: Split to validate on. A split for testing is read too, where there is one.
         num_classes: Number of classes, where it is known; 1 for binary masks.
-        in_chans: Channels that images are read with.
+        in_chans: Channels that images are read with; None takes those of the images.
         threads: Samples that are read at a time; None takes one for each core, at most 16.
         progress: Goes through what it is given, of which it gets the number too, as `tqdm.tqdm` does.
 
     Returns:
         What was found. Nothing that is wrong with the data raises an error: see `Check.findings`.
     """
-    check = Check(description)
+    check = Check(description, said_scale=description.image_scale)
     _find_splits(check, train_split, val_split)
-    _read(check, in_chans, threads, progress)
+    _find_images(check, in_chans)
+    _read(check, threads, progress)
     colors = sum((split.colors for split in check.splits.values()), Counter())
     if any(split.colored for split in check.splits.values()) and not check.is_mapped:
         color_map, left_out = proposed_colors(colors)
@@ -123,10 +131,10 @@ def check_data(
             f'Masks are in colours, and nothing tells what these are: they have {len(colors)}, of which a table of '
             f'{len(color_map)}{rest} is proposed. Name its classes, leave out what is none, and pass it as color_map.'))
         check.description = replace(
-            description, color_map=color_map, class_names=tuple(f'class {index}' for _, index in color_map),
+            check.description, color_map=color_map, class_names=tuple(f'class {index}' for _, index in color_map),
             colors=tuple(color for color, _ in color_map), ignore_index=None)
         check.colors_are_proposed = True
-        _read(check, in_chans, threads, progress)
+        _read(check, threads, progress)
     check.meaning = _meaning(check, num_classes)
     _find_faults(check, num_classes)
     check.findings.sort(key=lambda finding: -LEVELS.index(finding.level))
@@ -154,8 +162,26 @@ def _find_splits(check: Check, train_split: str, val_split: str) -> None:
             'note', 'split', f'Other splits are not read: {", ".join(others[:_MOST_NAMED])}.'))
 
 
-def _read(check: Check, in_chans: int, threads: int | None, progress: Callable[[Iterable, int], Iterable]) -> None:
-    reading = Reading(check.description, in_chans)
+def _find_images(check: Check, in_chans: int | None) -> None:
+    """How images are read, by what training finds out of its split."""
+    description = check.description
+    images = [image for image, _ in check.samples.get(check.train, ())]
+    scale = EIGHT_BITS
+    try:
+        if images:
+            found = survey(images, in_chans, description.bands, description.image_scale)
+            in_chans, scale = found.in_chans, found.scale
+            check.findings += [Finding('note', 'images', f'{line[0].upper()}{line[1:]}.') for line in found.told]
+        if scale == PERCENTILE:
+            scale = percentiles(sample_values(images, in_chans, description.bands))
+    except DatasetError as error:
+        check.findings.append(Finding('error', 'images', str(error)))
+        in_chans, scale = in_chans or 3, EIGHT_BITS
+    check.description = replace(description, in_chans=in_chans or 3, image_scale=scale)
+
+
+def _read(check: Check, threads: int | None, progress: Callable[[Iterable, int], Iterable]) -> None:
+    reading = Reading(check.description)
     check.splits = {name: SplitStatistics(name) for name in check.samples}
     samples = ((name, sample) for name, part in check.samples.items() for sample in part)
     facts = called_ahead(lambda item: facts_of(item[1], reading), samples, threads)
@@ -247,6 +273,12 @@ def _find_duplicates(check: Check) -> None:
 def _find_kinds(check: Check) -> None:
     """Notes on what differs between files, which is read and need not be wrong."""
     for split in check.splits.values():
+        if split.large:
+            level = 'note' if split.name == check.train else 'error'
+            text = 'training reads parts of them' if level == 'note' else 'they must be cut into smaller ones'
+            check.findings.append(Finding(
+                level, 'large', f'{split.large} images of {split.name} have more than {max_pixels()} pixels, and are '
+                f'not counted: {text}.'))
         if split.turned:
             check.findings.append(Finding(
                 'note', 'orientation', f'{split.turned} of {split.pairs} images of {split.name} have an EXIF '

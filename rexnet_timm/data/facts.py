@@ -12,8 +12,8 @@ import numpy as np
 from ..errors import DatasetError
 from .components import object_sizes
 from .description import DataDescription, Sample
-from .folder import refuse_sizes
-from .images import Header, read_header, read_image
+from .folder import is_drawn_as_stored, refuse_sizes, turned_with
+from .images import ARRAY_EXTENSION, Header, is_too_large, read_header, read_image
 from .labels import ColorTable, LabelTable
 from .masks import ColoredMaskError, found_colors, stored_labels
 
@@ -29,15 +29,14 @@ class Reading:
     """How the samples of a data set are read.
 
     Args:
-        description: What is known of the data.
-        in_chans: Channels that images are read with.
+        description: What is known of the data, with the channels, bands and scale of the images.
 
     Attributes:
         is_mapped: Whether labels become classes by a map, so that those of `Facts` are classes.
     """
 
-    def __init__(self, description: DataDescription, in_chans: int = 3) -> None:
-        self.in_chans = in_chans
+    def __init__(self, description: DataDescription) -> None:
+        self.images = description.reading
         self.colors = ColorTable(description.color_map) if description.color_map else None
         # what a colour table does not have is ignored, as what a label map does not have
         pairs = description.label_map or tuple(
@@ -52,6 +51,7 @@ class Facts:
 
     Attributes:
         problem: Why it cannot be used, with the remedy; None where it can.
+        is_large: Whether the image has more pixels than are read at once, so that only its header is.
         image: Header of the image; None where it cannot be read.
         mask: Header of the mask; None for those that have none, as arrays and outlines.
         mean: Mean of each channel of the image, float64.
@@ -66,6 +66,7 @@ class Facts:
         neighbours: Pairs of labels or classes that touch.
     """
     problem: str | None = None
+    is_large: bool = False
     image: Header | None = None
     mask: Header | None = None
     mean: np.ndarray | None = None
@@ -86,14 +87,14 @@ def facts_of(sample: Sample, reading: Reading) -> Facts:
     image_path, mask_path = sample
     try:
         facts.image = read_header(image_path, 'image')
-        image = read_image(image_path, reading.in_chans).numpy()
+        if is_too_large(image_path):
+            facts.is_large = True
+            return facts
+        image = read_image(image_path, **reading.images).numpy()
         _add_image(facts, image)
-        has_header = not hasattr(mask_path, 'labels') and mask_path.suffix.lower() != '.npy'
+        has_header = not hasattr(mask_path, 'labels') and mask_path.suffix.lower() != ARRAY_EXTENSION
         facts.mask = read_header(mask_path, 'mask') if has_header else None
-        size = _add_mask(facts, mask_path, reading)
-        if size != image.shape[-2:]:
-            facts.stored, facts.pixels, facts.objects, facts.colors = {}, {}, {}, {}
-            refuse_sizes(image_path, mask_path, image.shape[-2:], size)
+        _add_mask(facts, image_path, mask_path, image.shape[-2:], reading)
     except DatasetError as error:
         facts.problem = str(error)
     return facts
@@ -114,14 +115,16 @@ def _add_image(facts: Facts, image: np.ndarray) -> None:
     facts.digest = digest.digest()
 
 
-def _add_mask(facts: Facts, mask: Any, reading: Reading) -> tuple[int, int]:
-    """Add what a mask tells; returns its height and width."""
-    if reading.colors is None and facts.mask is not None and facts.mask.mode in _COLOR_MODES:
-        facts.colors = found_colors([mask])
+def _add_mask(facts: Facts, image: Any, mask: Any, size: tuple[int, int], reading: Reading) -> None:
     try:
-        stored = stored_labels(mask, reading.colors)
+        stored = _fitting_labels(image, mask, size, reading)
     except ColoredMaskError:
-        return facts.mask.size
+        if facts.mask.size != size and not is_drawn_as_stored(image, mask, facts.mask.size):
+            refuse_sizes(image, mask, size, facts.mask.size)
+        facts.colors = found_colors([mask])
+        return
+    if reading.colors is None and facts.mask is not None and facts.mask.mode in _COLOR_MODES:
+        facts.colors = found_colors([mask])  # grey among masks in colours is a colour too
     facts.is_bits = stored.dtype == np.bool_
     labels = stored
     if reading.is_mapped:
@@ -139,7 +142,16 @@ def _add_mask(facts: Facts, mask: Any, reading: Reading) -> tuple[int, int]:
         facts.stored = facts.pixels
     if len(found) <= _MOST_NEIGHBOURS:
         facts.neighbours = _neighbours(labels)
-    return labels.shape
+
+
+def _fitting_labels(image: Any, mask: Any, size: tuple[int, int], reading: Reading) -> np.ndarray:
+    """What a mask has stored, of the size of its image. DatasetError for another size."""
+    stored = stored_labels(mask, reading.colors)
+    if stored.shape != size:
+        stored = turned_with(image, mask, stored)
+    if stored.shape != size:
+        refuse_sizes(image, mask, size, stored.shape)
+    return stored
 
 
 def _counts(labels: np.ndarray) -> dict[int, int]:
@@ -166,10 +178,8 @@ def shown_of(sample: Sample, reading: Reading) -> tuple[np.ndarray, np.ndarray, 
     Raises:
         DatasetError: As in training.
     """
-    image = read_image(sample[0], reading.in_chans).numpy()
-    labels = stored_labels(sample[1], reading.colors)
-    if labels.shape != image.shape[-2:]:
-        refuse_sizes(*sample, image.shape[-2:], labels.shape)
+    image = read_image(sample[0], **reading.images).numpy()
+    labels = _fitting_labels(*sample, image.shape[-2:], reading)
     if reading.is_mapped:
         labels = reading.table(labels)
     return image, labels.astype(np.int64), Path(sample[0]).name

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from ..errors import DatasetError
 from .ahead import called_ahead
 from .folder import SegmentationFolder
+from .images import is_too_large
 
 __all__ = ['BadSample', 'bad_samples']
 
@@ -41,16 +42,16 @@ def bad_samples(
         threads: Samples that are looked at a time; None takes one for each core, at most 16.
         progress: Goes through what it is given, of which it gets the number too, as `tqdm.tqdm` does.
     """
-    look = dataset.__getitem__ if whole else dataset.check_header
-
     def problem(index: int) -> str | None:
         try:
-            look(index)
+            dataset.check_header(index)
+            if whole and not is_too_large(dataset.paths(index)[0]):  # of which training reads parts
+                dataset[index]
         except DatasetError as error:
             return str(error)
         return None
 
-    reasons = progress(called_ahead(problem, range(len(dataset)), threads), len(dataset))
+    reasons = progress(called_ahead(problem, range(dataset.num_pairs), threads), dataset.num_pairs)
     return [BadSample(dataset.split, index, *map(str, dataset.paths(index)), reason)
             for index, reason in reasons if reason is not None]
 

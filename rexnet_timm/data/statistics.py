@@ -78,6 +78,7 @@ class SplitStatistics:
         mask_kinds: Masks by mode and bits.
         sizes: Images by height and width, of the first `MOST_SIZES` sizes.
         shorter: Images by the shorter side.
+        large: Images of more pixels than are read at once, of which only headers are.
         turned: Images that are shown turned by their EXIF orientation.
         dtypes: Images by the type of their values as they are read.
         mean: Mean of each channel of all pixels; None before the first image.
@@ -101,6 +102,7 @@ class SplitStatistics:
     mask_kinds: Counter = field(default_factory=Counter)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     shorter: Counter[int] = field(default_factory=Counter)
+    large: int = 0
     turned: int = 0
     dtypes: Counter[str] = field(default_factory=Counter)
     mean: np.ndarray | None = None
@@ -145,6 +147,7 @@ class SplitStatistics:
             if len(self.bad) < MOST_LISTED:
                 self.bad.append((*map(str, sample), facts.problem))
             return
+        self.large += facts.is_large
         self._add_labels(number, facts)
 
     def _add_values(self, facts: Facts) -> None:

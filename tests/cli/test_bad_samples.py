@@ -25,9 +25,10 @@ def train(data: Path, output: Path, *words: str) -> int:
 
 
 def spoil(data: Path) -> None:
-    """Three bad samples: by the size, by the bits, and by pixels that end too soon."""
+    """Three bad samples: by the size, by the pages, and by pixels that end too soon."""
     trees.save(data / 'train' / 'masks' / 'train01.png', np.zeros((8, 8), np.uint8))
-    trees.save(data / 'val' / 'images' / 'val02.png', np.zeros((40, 48), np.uint16))
+    pages = [Image.new('RGB', (48, 40), color) for color in ('red', 'blue')]
+    pages[0].save(data / 'val' / 'images' / 'val02.png', save_all=True, append_images=pages[1:])
     path = data / 'val' / 'images' / 'val04.png'
     path.write_bytes(path.read_bytes()[:600])
 
@@ -57,7 +58,7 @@ def test_bad_samples_are_left_out_and_listed(tmp_path, capsys, caplog):
         rows = list(csv.DictReader(file))
     assert [Path(row['image']).name for row in rows] == ['train01.png', 'val02.png', 'val04.png']
     assert [row['split'] for row in rows] == ['train', 'validation', 'validation']
-    assert 'Images must have 8 bits a channel' in rows[1]['reason']
+    assert 'has 2 pages or frames' in rows[1]['reason']
     # without the bad ones, nothing is different
     for row in rows:
         Path(row['image']).unlink()

@@ -14,11 +14,12 @@ def folder(root, number: int = 8) -> SegmentationFolder:
     return SegmentationFolder(root, 'train', 3)
 
 
-def test_headers_tell_sizes_modes_and_bits(tmp_path):
+def test_headers_tell_sizes_modes_and_pages(tmp_path):
     dataset = folder(tmp_path)
     images, labels = tmp_path / 'train' / 'images', tmp_path / 'train' / 'masks'
     trees.save(labels / '0001.png', noise(3, 0, (24, 30)))
-    trees.save(images / '0002.png', noise(200, 0).astype(np.uint16))
+    pages = [Image.fromarray(noise(200, seed)) for seed in range(2)]
+    pages[0].save(images / '0002.png', save_all=True, append_images=pages[1:])
     (images / '0003.png').write_bytes(b'')
     Image.new('CMYK', (31, 24)).save(labels / '0004.png', 'TIFF')
     whole = (images / '0005.png').read_bytes()

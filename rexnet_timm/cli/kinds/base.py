@@ -69,6 +69,10 @@ class Kind:
         """
         raise NotImplementedError
 
+    def completed(self, args: argparse.Namespace, datasets: tuple[Any, Any]) -> argparse.Namespace:
+        """The arguments of a run with what the data say where they say nothing, in a namespace of its own."""
+        return args
+
     def loaders(
             self,
             args: argparse.Namespace,
@@ -124,6 +128,12 @@ def _encoder_cfg(args: argparse.Namespace) -> dict[str, Any] | None:
 
 def data_config(args: argparse.Namespace, model: nn.Module, in_chans: int) -> dict[str, Any]:
     """How the model takes its images, by timm's rules; `in_chans` is what the data set reads."""
+    for name in ('mean', 'std'):
+        values = getattr(args, name) or [0]
+        if len(values) not in (1, in_chans):
+            raise ValueError(
+                f'--{name} must have one value, or one for each of the {in_chans} channels of the images, got '
+                f'{" ".join(map(str, values))}.')
     config = config_of(args, model)
     if config['input_size'][0] != in_chans:
         raise ValueError(
