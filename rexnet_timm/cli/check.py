@@ -25,7 +25,7 @@ from ..deployment.pictures import sample_sheet
 from ..files import atomic_path
 from .data_options import FLAGS, IGNORE_INDEX, IMAGES, LABELS, add_images, add_labels, add_layout, described
 from .parsing import Parser, UsageError, number, progress_bar, report_errors, with_flags
-from .planned import MODEL, default_folder, planned, words_of, write_colors
+from .planned import MODEL, check_model, default_folder, planned, words_of, write_colors
 
 __all__ = ['main', 'run']
 
@@ -90,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
     results_dir = args.results_dir or default_folder(folder)
     if os.path.exists(results_dir) and not os.path.isdir(results_dir):
         raise UsageError(f'--results-dir must be a folder, and {results_dir!r} is a file: name another one.')
+    check_model(args)
     check = check_data(
         description, args.train_split, args.val_split, num_classes=args.num_classes, in_chans=args.in_chans,
         threads=args.workers, progress=progress_bar)

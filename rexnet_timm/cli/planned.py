@@ -21,9 +21,9 @@ from .build import Process, create_model, in_channels, start_process
 from .data_options import FLAGS, described
 from .kinds import kind_of
 from .kinds.base import least_batch
-from .parsing import progress_bar, with_flags
+from .parsing import UsageError, progress_bar, with_flags
 
-__all__ = ['MODEL', 'default_folder', 'planned', 'with_plan', 'words_of', 'write_colors']
+__all__ = ['MODEL', 'check_model', 'default_folder', 'planned', 'with_plan', 'words_of', 'write_colors']
 
 _logger = logging.getLogger(__name__)
 
@@ -73,6 +73,21 @@ def words_of(options: Mapping[str, Any]) -> list[str]:
     return words
 
 
+def check_model(args: argparse.Namespace) -> None:
+    """Refuse a model of the arguments of `rexnet check` that learns no masks, or that cannot be built, before the work.
+    """
+    kind = kind_of(args.model)
+    if kind.name != 'segmentation':
+        raise UsageError(f'--model must be one that learns masks, such as {MODEL}; {args.model} is for {kind.name}.')
+    with torch.random.fork_rng(devices=[]):
+        create_model(train_args_of({'data': '.', **_said(args)}), 2, kind.without_effect)
+
+
+def _said(args: argparse.Namespace) -> dict[str, Any]:
+    """Options of the model, of those that are given."""
+    return {name: value for name in ('model', 'encoder_name', 'device') if (value := getattr(args, name)) is not None}
+
+
 def planned(args: argparse.Namespace, folder: str, check: Check, color_file: str | None) -> Plan:
     """The plan for a check, with the batch size for the model of the arguments of `rexnet check`."""
     plan = plan_of(check)
@@ -80,10 +95,9 @@ def planned(args: argparse.Namespace, folder: str, check: Check, color_file: str
         return plan
     if check.colors_are_proposed:
         plan.add('color_map', color_file, 'The colours of the masks, whose classes can be named in the file.')
-    said = {name: value for name in ('model', 'encoder_name', 'device') if (value := getattr(args, name)) is not None}
     number = plan.values.get('num_classes') or len(check.class_names)
     train_args = train_args_of({
-        'data': folder, 'img_size': plan.values['img_size'], 'in_chans': check.description.in_chans, **said})
+        'data': folder, 'img_size': plan.values['img_size'], 'in_chans': check.description.in_chans, **_said(args)})
     split = check.splits[check.train]
     _add_batch(plan, train_args, number, split.pairs - split.num_bad, start_process(args.device))
     return plan
@@ -96,7 +110,7 @@ def _add_batch(plan: Plan, args: argparse.Namespace, num_classes: int, images: i
     input_size = (in_channels(args), *size)
     with torch.random.fork_rng(devices=[]):
         model = create_model(args, num_classes, kind.without_effect).train()
-        least = least_batch(args, model, input_size)
+        least = max(2, least_batch(args, model, input_size))  # a normalisation over one image tells little
         most = max(least, min(MOST_IMAGES, images // BATCHES))
         batch = fitting_batch(
             model.to(process.device), input_size, process.device, least, most, process.world_size)

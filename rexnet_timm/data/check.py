@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import DatasetError
 from .ahead import called_ahead
 from .bands import EIGHT_BITS, PERCENTILE
-from .description import DataDescription, Sample, split_names
+from .description import DataDescription, DataSource, Sample, split_names
 from .facts import Reading, facts_of
 from .images import max_pixels
 from .meaning import Finding, Meaning, meaning_of, proposed_colors, with_suspicion
@@ -145,8 +145,8 @@ def _find_splits(check: Check, train_split: str, val_split: str) -> None:
     source = check.description.source
     check.train, check.validation = source.name_of(train_split), source.name_of(val_split)
     if check.train is None:
-        check.findings.append(Finding('error', 'split', str(source.no_split(train_split))))
-    if check.validation is None:
+        check.findings.append(Finding('error', 'split', _no_split(source, train_split)))
+    if check.validation is None and source.splits:
         level = 'error' if 'validation' not in split_names(val_split) else 'warning'
         check.findings.append(Finding(level, 'split', str(source.no_split(val_split))))
     for name in dict.fromkeys((check.train, check.validation, source.name_of('test'))):
@@ -160,6 +160,15 @@ def _find_splits(check: Check, train_split: str, val_split: str) -> None:
     if others:
         check.findings.append(Finding(
             'note', 'split', f'Other splits are not read: {", ".join(others[:_MOST_NAMED])}.'))
+
+
+def _no_split(source: DataSource, split: str) -> str:
+    """Why a split is not there, as asking for its samples tells."""
+    try:
+        source.samples(split)
+    except DatasetError as error:
+        return str(error)
+    return str(source.no_split(split))
 
 
 def _find_images(check: Check, in_chans: int | None) -> None:

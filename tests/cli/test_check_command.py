@@ -9,7 +9,8 @@ import pytest
 import trees
 import yaml
 from PIL import Image
-from running import summary
+from running import summary, write_class_folder
+from test_images_of_any_kind import folder, write_array, write_grey, write_rgb_and_infrared, write_six
 from test_layouts import binary_pngs, colored_masks
 
 from rexnet_timm.__main__ import main
@@ -106,6 +107,9 @@ def test_a_description_elsewhere_and_files_that_are_there(tmp_path, monkeypatch,
             (['--write', 'no/x.yaml'], 'for --write: create it first'),
             (['--results-dir', 'mine.yaml'], "--results-dir must be a folder, and 'mine.yaml' is a file"),
             (['--image-dir', 'x'], '--image-dir and --mask-dir belong together'),
+            (['--model', 'rexnetv1_1_0'], '--model must be one that learns masks, such as rexnetv1_unet_1_0; '
+             'rexnetv1_1_0 is for classification.'),
+            (['--model', 'unet'], 'needs an --encoder-name'),
             (['--classes', '3'], 'There is no option --classes. Did you mean --num-classes?')):
         assert check(data, *words) == 2
         assert text in capsys.readouterr().err
@@ -125,6 +129,14 @@ def test_errors_are_told_and_nothing_is_proposed(tmp_path, monkeypatch, capsys):
     found = json.loads(Path('report.json').read_text())
     assert found == report('set') and found['command'] is None and found['level'] == 'error'
     assert found['splits']['train']['bad'][0]['image'].endswith('train01.jpg')
+
+
+def test_a_folder_of_something_else(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert check(write_class_folder(tmp_path / 'classes')) == 2
+    printed = capsys.readouterr().out
+    assert 'ERROR: No folders of images and masks for split "train"' in printed
+    assert 'or name its folders by --image-dir and --mask-dir' in printed and 'Warning' not in printed
 
 
 def test_options_of_the_layout_are_repeated(tmp_path, monkeypatch):
@@ -203,3 +215,23 @@ def test_auto_names_what_is_wrong(tmp_path, monkeypatch, capsys):
     assert main(['train', str(data), *SMALL, '--auto', *SOON]) == 2
     assert '1 of 4 samples of train cannot be used' in capsys.readouterr().err
     assert main(['train', str(data), *SMALL, '--auto', '--skip-bad-samples', '1', *SOON]) == 0
+
+
+@pytest.mark.parametrize('write, bits, channels', [
+    (write_grey, 16, 1), pytest.param(write_six, 16, 6, marks=pytest.mark.slow),
+    pytest.param(write_array, 32, 2, marks=pytest.mark.slow),
+    pytest.param(write_rgb_and_infrared, 8, 4, marks=pytest.mark.slow)])
+def test_images_of_other_bits_and_bands(write, bits, channels, tmp_path, monkeypatch):
+    if write not in (write_grey, write_array):
+        pytest.importorskip('rasterio', reason='the extra [geo] reads bands beyond those of Pillow')
+    data = folder(tmp_path / 'set', write)
+    monkeypatch.chdir(tmp_path)
+    assert check(data) <= 1
+    found = report('set')
+    part = found['splits']['train']
+    assert {(kind['bits'], kind['channels']) for kind in part['images']} == {(bits, channels)}
+    assert len(part['mean']) == channels and all(0 < value < 1 for value in (*part['mean'], *part['std']))
+    command = shlex.split(found['command'])
+    assert main([*command[1:], *SOON]) == 0
+    description = load_model(Path('runs') / 'run').description
+    assert description.in_chans == channels and len(description.class_names) == 3

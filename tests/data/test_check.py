@@ -166,6 +166,27 @@ def test_notes_on_orientation_and_kinds(tmp_path):
     assert '1 images with 1, 5 images with 3' in text_of(check, 'channels')
 
 
+def test_large_images_are_told_and_not_counted(tmp_path, monkeypatch):
+    for split in ('train', 'val'):
+        for index in range(3):
+            size = (24, 31) if index else (90, 100)
+            for kind in ('images', 'masks'):
+                trees.save(tmp_path / split / kind / f'{index}.tif', noise(3, index, size))
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 2000)
+    check = checked(tmp_path)
+    large = [(finding.level, finding.text) for finding in check.findings if finding.kind == 'large']
+    assert [level for level, _ in large] == ['error', 'note'] and check.splits['train'].num_bad == 0
+    assert '1 images of train have more than 4000 pixels, and are not counted: training reads parts' in large[1][1]
+    assert sum(found.pixels for found in check.classes('train').values()) == 2 * 24 * 31
+
+
+def test_images_that_cannot_be_read_alike_are_an_error(tmp_path):
+    both(tmp_path, [noise(3, seed) for seed in range(3)])
+    trees.save(tmp_path / 'train' / 'images' / '0001.png', noise(200).astype(np.uint16) * 300)
+    check = checked(tmp_path)
+    assert 'Images must have the same bits' in text_of(check, 'images') and check.level == 'error'
+
+
 def test_memory_does_not_grow_with_the_number_of_files(tmp_path):
     def measured(number: int) -> int:
         root = tmp_path / str(number)
