@@ -64,7 +64,7 @@ def create_parser(prog: str = 'rexnet check') -> Parser:
     add('--samples', kind=number(int, at_least=1, at_most=64), default=8, help=f'samples on {SHEET}')
     add('--write', nargs='?', const='', metavar='FILE',
         help=f'write what was found as a {FILE_NAME}; without FILE beside the data')
-    add('--overwrite', kind=bool, help='replace the file of --write')
+    add('--overwrite', kind=bool, help='replace files of --write, --results-dir and --results-file')
     return parser
 
 
@@ -88,8 +88,7 @@ def run(args: argparse.Namespace) -> int:
     description = described(args, folder, args.ignore_index)
     target = _written_to(args, folder)
     results_dir = args.results_dir or default_folder(folder)
-    if os.path.exists(results_dir) and not os.path.isdir(results_dir):
-        raise UsageError(f'--results-dir must be a folder, and {results_dir!r} is a file: name another one.')
+    _check_results(args, results_dir)
     check_model(args)
     check = check_data(
         description, args.train_split, args.val_split, num_classes=args.num_classes, in_chans=args.in_chans,
@@ -115,6 +114,22 @@ def run(args: argparse.Namespace) -> int:
     if target is not None and not is_written:
         print(f'{target} is not written, since there are errors.')
     return STATUS[check.level]
+
+
+def _check_results(args: argparse.Namespace, folder: str) -> None:
+    """Refuse places where results cannot be written, before the work. The default folder is this command's own."""
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise UsageError(f'--results-dir must be a folder, and {folder!r} is a file: name another one.')
+    parent = os.path.dirname(os.path.abspath(args.results_file)) if args.results_file else '.'
+    if not os.path.isdir(parent):
+        raise UsageError(f'There is no folder {parent!r} for --results-file: create it first.')
+    if args.results_file and os.path.isdir(args.results_file):
+        raise UsageError(f'--results-file must be a file, and {args.results_file!r} is a folder: name one in it.')
+    files = [*([args.results_file] if args.results_file else []),
+             *(os.path.join(folder, name) for name in (REPORT, SHEET) if args.results_dir)]
+    for path in files:
+        if os.path.lexists(path) and not args.overwrite:
+            raise UsageError(f'{path!r} exists: pass --overwrite to replace it, or name another place.')
 
 
 def _written_to(args: argparse.Namespace, folder: str) -> str | None:

@@ -99,6 +99,7 @@ def test_a_description_elsewhere_and_files_that_are_there(tmp_path, monkeypatch,
     command = shlex.split(report('set')['command'])
     assert command[2] == 'mine.yaml' and main([*command[1:], *SOON]) == 0
     capsys.readouterr()
+    Path('check.json').write_text('mine')
     Path('yolo.yaml').write_text('names: [a]\ntrain: x\n')
     for words, text in (
             (['--write', 'mine.yaml'], "'mine.yaml' exists: pass --overwrite to replace it, or name another file."),
@@ -106,6 +107,9 @@ def test_a_description_elsewhere_and_files_that_are_there(tmp_path, monkeypatch,
             (['--write', 'x.txt'], "--write must be a file ending in .yaml, got 'x.txt'"),
             (['--write', 'no/x.yaml'], 'for --write: create it first'),
             (['--results-dir', 'mine.yaml'], "--results-dir must be a folder, and 'mine.yaml' is a file"),
+            (['--results-dir', '.'], "'./check.json' exists: pass --overwrite to replace it, or name another place."),
+            (['--results-file', 'mine.yaml'], "'mine.yaml' exists: pass --overwrite"),
+            (['--results-file', 'no/x.json'], 'for --results-file: create it first'),
             (['--image-dir', 'x'], '--image-dir and --mask-dir belong together'),
             (['--model', 'rexnetv1_1_0'], '--model must be one that learns masks, such as rexnetv1_unet_1_0; '
              'rexnetv1_1_0 is for classification.'),
