@@ -119,9 +119,8 @@ def _add_data(group: Callable[[str], Callable[..., None]]) -> None:
     add('--crop-pct', kind=SHARE_ABOVE_0,
         help='classification: side of the centre crop in validation, of 1', unset='that of the model')
     add('--mean', kind=MEAN, nargs='+', help='mean of the pixels from 0 to 1, one or one a channel',
-        unset='that of the model; masks: measured where images are not grey or RGB of 8 bits')
-    add('--std', kind=DEVIATION, nargs='+', help='standard deviation of the pixels from 0 to 1, as --mean',
-        unset='as --mean')
+        unset='that of the model, or measured')
+    add('--std', kind=DEVIATION, nargs='+', help='standard deviation of them', unset='as --mean')
     add('--interpolation', kind=one_of('', *INTERPOLATIONS), default='',
         help='how images are resized; classification: in validation', unset="bilinear; classification: the model's")
     add('-b', '--batch-size', kind=COUNT, default=128, help='training images in a batch of each process')
@@ -236,16 +235,15 @@ def _add_augmentation(group: Callable[[str], Callable[..., None]]) -> None:
     add('--hflip', kind=SHARE, default=0.5, metavar='P', help='probability of left for right')
     add('--vflip', kind=SHARE, default=0., metavar='P', help='probability of top for bottom')
     add('--color-jitter', kind=NOT_NEGATIVE, default=0.4,
-        help='strength of changes of colour, 0 for none; of other bands than RGB of 8 bits, of brightness and contrast')
+        help='strength of changes of colour, of other bands of brightness and contrast, 0 for none')
     add('--rotation', kind=number(float, at_least=0, at_most=180), default=0., metavar='DEGREES',
         help='segmentation: largest angle by which crops are turned, to either side')
     add('--elastic', kind=NOT_NEGATIVE, default=0., metavar='PIXELS',
         help='segmentation: standard deviation of a smooth random displacement of the pixels')
     add('--crops-per-image', kind=COUNT, default=1,
-        help='segmentation: training crops of each image in an epoch, more for few large images')
+        help='segmentation: training crops of each image in an epoch')
     add('--class-balanced-crops', kind=SHARE, nargs='?', const=0.33, default=0., metavar='SHARE',
-        help='segmentation: share of the crops that hold a pixel of a class drawn evenly from those of the image but '
-             'the commonest (SHARE is 0.33 where it is left out)')
+        help='segmentation: share of the crops that look for rarer classes of the image (SHARE is 0.33 where left out)')
 
     add = group('augmentation and loss of classification')
     add('--train-interpolation', kind=one_of('random', *INTERPOLATIONS), default='random',

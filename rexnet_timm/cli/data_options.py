@@ -65,10 +65,9 @@ def add_labels(add: Callable[..., None]) -> None:
 def add_images(add: Callable[..., None], unset: str = '') -> None:
     """Add the options of `IMAGES` to a group."""
     add('--bands', kind=number(int, at_least=1), nargs='+', metavar='N', unset=unset or 'all',
-        help='numbers of the bands of images that are read, in the order of the channels, counted from 1')
-    add('--image-scale', kind=IMAGE_SCALE, nargs='+', unset=unset or '255 of 8 bits, percentile of others',
-        help='value of images that becomes 1, such as 255 or 65535; LOW:HIGH, which become 0 and 1, for all channels '
-             f'or each; or {PERCENTILE}: those of 0.5 and 99.5 %% of the pixels, measured on up to 128 training images')
+        help='bands of images that are the channels, counted from 1')
+    add('--image-scale', kind=IMAGE_SCALE, nargs='+', unset=unset or '255; above 8 bits percentile',
+        help=f'value of images that becomes 1; LOW:HIGH, of all channels or each; or {PERCENTILE}, which is measured')
 
 
 def read_as(args: argparse.Namespace, description: DataDescription) -> DataDescription:

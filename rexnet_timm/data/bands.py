@@ -105,7 +105,8 @@ def pick_bands(count: int, has_alpha: bool, in_chans: int, chosen: Sequence[int]
         return list(range(1, colors + 1))
     remedy = f'train a model with in_chans={colors} for all of them'
     if count > in_chans:
-        remedy += f', or choose which by bands, such as bands={" ".join(map(str, range(1, in_chans + 1)))}'
+        first = ' '.join(map(str, range(1, in_chans + 1)))
+        remedy = f'choose which by their numbers, such as bands={first}, or {remedy}'
     raise DatasetError(
         f'An image must have as many bands as the model has channels, {in_chans}: {where} has {count}{alpha}; '
         f'{remedy}.')
@@ -184,8 +185,8 @@ def _check_kind(values: np.ndarray, scale: Scale, where: Any) -> None:
         kind = {'f': 'floating-point numbers', 'i': f'{bits} bits with a sign'}.get(values.dtype.kind, f'{bits} bits')
         raise DatasetError(
             f'Images must have 8 bits a channel: {where} has {kind}, values from {lowest:g} to {highest:g}; convert it '
-            "to 8 bits by the range of its values, or pass image_scale='percentile' to train a model of such images, "
-            'since cutting it off here would lose that range unseen.')
+            'to 8 bits by the range of its values, or train a model on such images, since cutting it off here would '
+            'lose that range unseen.')
 
 
 def as_uint8(pixels: torch.Tensor) -> torch.Tensor:

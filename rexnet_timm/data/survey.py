@@ -104,7 +104,7 @@ def _channels(paths: Sequence[Any], headers: dict[int, Header], told: list[str])
         (least, one), *_, (_, other) = sorted(first.items())
         raise DatasetError(
             f'Images must have the same bands: {paths[one]} has {headers[one].bands} and {paths[other]} has '
-            f'{headers[other].bands}; choose those that all have by bands, such as '
+            f'{headers[other].bands}; choose those that all have by their numbers, such as '
             f'bands={" ".join(map(str, range(1, least + 1)))}, or take one of the two kinds out.')
     return max(first, default=3)
 
@@ -137,16 +137,16 @@ def sample_values(paths: Sequence[Any], in_chans: int, bands: Sequence[int]) -> 
     Pixels without data count as little as those below full transparency. A damaged image is passed over.
 
     Raises:
-        DatasetError: No image has a value.
+        DatasetError: No image has a value, or one has other bands.
         ValueError: Images that only rasterio reads, where it cannot be imported.
     """
     parts = []
     for index in _order(paths)[:_MOST_IMAGES]:
         try:
             found = _read(paths[index])
-            numbers = pick_bands(len(found.values), found.has_alpha, in_chans, bands, paths[index])
         except (DatasetError, OSError):
             continue
+        numbers = pick_bands(len(found.values), found.has_alpha, in_chans, bands, paths[index])
         parts.append(_some_pixels(found, numbers, _nodata(paths[index]), index))
     parts = [as_channels(part[..., None], in_chans)[..., 0] for part in parts if part.size]
     if not parts:

@@ -49,7 +49,7 @@ def refused_yaml(tmp_path, text: str) -> str:
     ('--std 58.4', 'must be above 0 and at most 10, got 58.4.'),
     ('--mean nan', "must be a number of at least -10 and at most 10, got 'nan'."),
     ('--mean 123.7', 'must be at least -10 and at most 10, got 123.7.'),
-    ('--mean 0.5 0.5', 'must have one value, or one for each of the 3 channels, got 0.5 0.5.'),
+    ('--mean 0.5 0.5 --in-chans 3', 'must have one value, or one for each of the 3 channels, got 0.5 0.5.'),
     ('--std 0.5 0.5 0.5 --in-chans 4', 'must have one value, or one for each of the 4 channels, got 0.5 0.5 0.5.'),
     ('--mixup nan', "must be a number of at least 0, got 'nan'."),
     ('--cutmix -0.1', 'must be at least 0, got -0.1.'),

@@ -176,10 +176,10 @@ def test_options_that_do_not_fit(tmp_path, options, text, capsys):
 
 
 @pytest.mark.parametrize('options, text', [
-    ('--in-chans 3', 'as many bands as the model has channels, 3: .* has 6; train a model with --in-chans 6 for all of '
-                     'them, or choose which by bands, such as --bands 1 2 3.'),
+    ('--in-chans 3', 'as many bands as the model has channels, 3: .* has 6; choose which by their numbers, such '
+                     'as --bands 1 2 3, or train a model with --in-chans 6 for all of them.'),
     ('--bands 9', 'must have the bands that are chosen, 9: .* has 6; choose bands from 1 to 6'),
-    ('--image-scale 255', 'must have 8 bits a channel: .* has 16 bits, values from .* or pass --image-scale '),
+    ('--image-scale 255', 'must have 8 bits a channel: .* has 16 bits, values from .* or train a model on such images'),
     ('--image-scale 0:9 0:9', '--image-scale must have one pair, or one for each of the 6 channels, got 2.'),
     ('--mean 0.5 0.5', '--mean must have one value, or one for each of the 6 channels of the images, got 0.5 0.5.')])
 def test_bands_that_do_not_fit_the_images(tmp_path, options, text, capsys):

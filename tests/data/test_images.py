@@ -78,23 +78,32 @@ def test_damaged_exif_does_not_matter(tmp_path):
     assert read_image(path, 3).shape == (3, 32, 48)
 
 
+@pytest.mark.parametrize('kind', ['png', 'npy'])
 @pytest.mark.parametrize('orientation', [5, 6, 7, 8])
-def test_a_mask_drawn_on_the_stored_photo_is_told(tmp_path, orientation):
-    image, mask = one_sample(tmp_path, 'a.jpg')
+def test_a_mask_drawn_on_the_stored_photo_is_turned_with_it(tmp_path, orientation, kind):
+    image, mask = one_sample(tmp_path, 'a.jpg', f'a.{kind}')
+    labels = corner()[..., 0] // 255
     save(image, corner(), exif=turned(orientation))
-    save(mask, corner()[..., 0] // 255)
-    with pytest.raises(DatasetError, match=(
-            'a.jpg is 32 x 48 but .*a.png is 48 x 32 .*a.jpg has an EXIF orientation, by which it is shown turned, and '
-            '.*a.png fits it as stored: remove the orientation')):
-        SegmentationFolder(tmp_path, 'train', 2)[0]
-    # the remedies work
-    save(image, corner())
-    assert SegmentationFolder(tmp_path, 'train', 2)[0][0].shape == (3, 32, 48)
-    save(image, corner(), exif=turned(orientation))
+    np.save(mask, labels) if kind == 'npy' else save(mask, labels)
+    pixels, read = SegmentationFolder(tmp_path, 'train', 2)[0]
     shown = ImageOps.exif_transpose(Image.open(image))
-    save(mask, (np.asarray(shown)[..., 0] > 127).astype(np.uint8))
-    pixels, labels = SegmentationFolder(tmp_path, 'train', 2)[0]
-    assert ((pixels[0] > 127) == (labels == 1)).float().mean() > 0.98
+    assert read.shape == shown.size[::-1] and ((pixels[0] > 127) == (read == 1)).float().mean() > 0.98
+    # one that was drawn on the photo as displayed is left as it is
+    upright = (np.asarray(shown)[..., 0] > 127).astype(np.uint8)
+    np.save(mask, upright) if kind == 'npy' else save(mask, upright)
+    assert np.array_equal(SegmentationFolder(tmp_path, 'train', 2)[0][1].numpy(), upright)
+
+
+def test_a_turned_mask_of_another_photo_is_told(tmp_path):
+    image, mask = one_sample(tmp_path)
+    save(image, corner())
+    save(mask, corner()[..., 0] // 255, exif=turned(6))
+    with pytest.raises(DatasetError, match=(
+            'trainannot/a.png has an EXIF orientation, by which it is shown turned, and .*train/a.png fits it as '
+            'stored: remove the orientation from the mask')):
+        SegmentationFolder(tmp_path, 'train', 2)[0]
+    save(mask, corner()[..., 0] // 255)  # as the remedy says
+    assert SegmentationFolder(tmp_path, 'train', 2)[0][1].shape == (32, 48)
 
 
 DEEP = [
@@ -302,7 +311,7 @@ def test_four_channels(tmp_path):
     with pytest.raises(DatasetError, match=r'associated.tif are stored multiplied by the last one \(associated'):
         read_image(tmp_path / 'associated.tif', 4)
     with pytest.raises(DatasetError, match=(
-            'as the model has channels, 3: .*unspecified.tif has 4; train .* in_chans=4 .* such as bands=1 2 3.')):
+            'channels, 3: .*unspecified.tif has 4; choose which .* such as bands=1 2 3, or train .* in_chans=4 ')):
         read_image(tmp_path / 'unspecified.tif', 3)
     pytest.importorskip('rasterio', reason='needs the extra geo')
     assert np.array_equal(read_image(tmp_path / 'unspecified.tif', 4).permute(1, 2, 0).numpy(), pixels)

@@ -84,7 +84,7 @@ def test_grey_for_a_network_of_colours_is_told(tmp_path):
 def test_different_bands_and_bits_are_refused(tmp_path):
     root = folder(tmp_path, {'a.png': noise(8, 8, 4), 'b.png': noise(8, 8, 3)})
     with pytest.raises(DatasetError, match=(
-            'the same bands: .*b.png has 3 and .*a.png has 4; choose those that all have by bands, such as '
+            'the same bands: .*b.png has 3 and .*a.png has 4; choose those that all have by their numbers, such as '
             'bands=1 2 3, or')):
         SegmentationFolder(root, 'train', 2)
     for remedy in ({'bands': (1, 2, 3)}, {'in_chans': 3}):  # which work
