@@ -9,7 +9,7 @@ import pytest
 import trees
 import yaml
 from PIL import Image
-from running import summary, write_class_folder
+from running import distributed, summary, write_class_folder
 from test_images_of_any_kind import folder, write_array, write_grey, write_rgb_and_infrared, write_six
 from test_layouts import binary_pngs, colored_masks
 
@@ -239,3 +239,13 @@ def test_images_of_other_bits_and_bands(write, bits, channels, tmp_path, monkeyp
     assert main([*command[1:], *SOON]) == 0
     description = load_model(Path('runs') / 'run').description
     assert description.in_chans == channels and len(description.class_names) == 3
+
+
+@pytest.mark.slow
+def test_auto_on_two_processes(tmp_path):
+    data = numbered(tmp_path / 'set', (0, 40, 90, 200))
+    words = [*SMALL, '--auto', *SOON[:-5], '--output', str(tmp_path), '--experiment', 'run']
+    finished = distributed(2, str(data), *words, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert (finished.stdout + finished.stderr).count('--auto takes --label-map 0:0 40:1 90:2 200:3') == 1
+    assert yaml.safe_load((tmp_path / 'run' / 'args.yaml').read_text())['num_classes'] == 4
