@@ -15,7 +15,7 @@ from timm.optim import get_optimizer_info, list_optimizers
 
 from ..files import ENCODER_DOOR, PRETRAINED_DOOR
 from ..training.losses import TARGETS, WEIGHTS
-from .data_options import FLAGS, IGNORE_INDEX, add_labels, add_layout
+from .data_options import FLAGS, IGNORE_INDEX, add_images, add_labels, add_layout
 from .parsing import Kind, Parser, UsageError, find_recipe, number, one_of
 
 __all__ = ['create_train_parser', 'parse_train_args', 'repeatable_args', 'train_args_of', 'train_flags']
@@ -82,6 +82,8 @@ COUNT, INDEX, SIDE = number(int, at_least=1), number(int, at_least=0), number(in
 POSITIVE, NOT_NEGATIVE = number(float, above=0), number(float, at_least=0)
 SHARE, RATE = number(float, at_least=0, at_most=1), number(float, at_least=0, below=1)
 SHARE_ABOVE_0 = number(float, above=0, at_most=1)
+# of pixels from 0 to 1, and beyond where --image-scale is below some of their values
+MEAN, DEVIATION = number(float, at_least=-10, at_most=10), number(float, above=0, at_most=10)
 OPTIMIZER = one_of(
     *list_optimizers(), rule="one of timm's optimizers (timm.optim.list_optimizers())",
     read=lambda word: word.lower().removeprefix('lookahead_'))
@@ -103,19 +105,22 @@ def _add_data(group: Callable[[str], Callable[..., None]]) -> None:
         help='training images of a built-in set; an eighth as many for validation')
     add('--train-split', default='train', help='part that is trained on')
     add('--val-split', default='validation', help='part that is validated on')
+    add('--auto', kind=bool,
+        help='segmentation: read the data first, and take what "rexnet check" proposes; what is given goes before')
+    add('--skip-bad-samples', kind=INDEX, default=0,
+        help='segmentation: samples that may be left out since they cannot be used; they are listed')
     add('--class-map', default='', metavar='FILE', help='classification: file of class names, in the order of indices')
     add('--num-classes', kind=COUNT, help='classes of the labels, 1 for binary masks',
         unset='that of the data or of the model')
-    add('--in-chans', kind=COUNT, help='channels of the images', unset='3')
+    add('--in-chans', kind=COUNT, help='channels of the images', unset='masks: those of the data; 3')
     add('--img-size', kind=SIDE, help='side of the training images or crops, in pixels', unset='that of the model')
     add('--input-size', kind=COUNT, nargs=3, metavar=('C', 'H', 'W'),
         help='channels, height and width of them, instead')
     add('--crop-pct', kind=SHARE_ABOVE_0,
         help='classification: side of the centre crop in validation, of 1', unset='that of the model')
-    add('--mean', kind=SHARE, nargs='+',
-        help='mean of the pixels from 0 to 1, one or one a channel', unset='that of the model')
-    add('--std', kind=SHARE_ABOVE_0, nargs='+',
-        help='standard deviation of the pixels from 0 to 1, as --mean', unset='that of the model')
+    add('--mean', kind=MEAN, nargs='+', help='mean of the pixels from 0 to 1, one or one a channel',
+        unset='that of the model, or measured')
+    add('--std', kind=DEVIATION, nargs='+', help='standard deviation of them', unset='as --mean')
     add('--interpolation', kind=one_of('', *INTERPOLATIONS), default='',
         help='how images are resized; classification: in validation', unset="bilinear; classification: the model's")
     add('-b', '--batch-size', kind=COUNT, default=128, help='training images in a batch of each process')
@@ -163,7 +168,9 @@ def _add_multi_scale(group: Callable[[str], Callable[..., None]]) -> None:
 
 
 def _add_segmentation(group: Callable[[str], Callable[..., None]]) -> None:
-    add_layout(group('files of images and masks'))
+    add = group('files of images and masks')
+    add_layout(add)
+    add_images(add)
     add = group('segmentation')
     add('--ignore-index', kind=IGNORE_INDEX,
         help='label of the masks that does not count', unset='that of the data, or none')
@@ -227,7 +234,16 @@ def _add_augmentation(group: Callable[[str], Callable[..., None]]) -> None:
         help='classification: width of the crop over its height')
     add('--hflip', kind=SHARE, default=0.5, metavar='P', help='probability of left for right')
     add('--vflip', kind=SHARE, default=0., metavar='P', help='probability of top for bottom')
-    add('--color-jitter', kind=NOT_NEGATIVE, default=0.4, help='strength of changes of colour, 0 for none')
+    add('--color-jitter', kind=NOT_NEGATIVE, default=0.4,
+        help='strength of changes of colour, of other bands of brightness and contrast, 0 for none')
+    add('--rotation', kind=number(float, at_least=0, at_most=180), default=0., metavar='DEGREES',
+        help='segmentation: largest angle by which crops are turned, to either side')
+    add('--elastic', kind=NOT_NEGATIVE, default=0., metavar='PIXELS',
+        help='segmentation: standard deviation of a smooth random displacement of the pixels')
+    add('--crops-per-image', kind=COUNT, default=1,
+        help='segmentation: training crops of each image in an epoch')
+    add('--class-balanced-crops', kind=SHARE, nargs='?', const=0.33, default=0., metavar='SHARE',
+        help='segmentation: share of the crops that look for rarer classes of the image (SHARE is 0.33 where left out)')
 
     add = group('augmentation and loss of classification')
     add('--train-interpolation', kind=one_of('random', *INTERPOLATIONS), default='random',
@@ -372,20 +388,28 @@ def _check_together(args: argparse.Namespace) -> None:
           f'--scale-weights must be one name or only numbers, got {shown(args.scale_weights)}.')
     check(bool(words) or sum(args.scale_weights) > 0, '--scale-weights must not all be 0.')
 
-    channels, sides = args.in_chans, (args.img_size, args.img_size)
+    channels, sides = args.in_chans or len(args.bands or ()), (args.img_size, args.img_size)
+    check(not args.bands or len(set(args.bands)) == len(args.bands),
+          f'--bands must be different ones, got {shown(args.bands or ())}.')
+    check(not args.bands or channels == len(args.bands),
+          f'--in-chans must be the number of --bands, got {args.in_chans} and {shown(args.bands or ())}: leave it out.')
     if args.input_size is not None:
         channels, sides = args.input_size[0], tuple(args.input_size[1:])
         check(min(sides) >= 32, f'--input-size must have sides of at least 32 pixels, got {shown(args.input_size)}.')
         check(args.img_size in (None, *sides) and (args.img_size is None or sides[0] == sides[1]),
               f'--img-size must agree with --input-size, got {args.img_size} and {shown(args.input_size)}: '
               f'pass --input-size {channels} {args.img_size} {args.img_size}, or only one of the two.')
+        check(not args.bands or channels == len(args.bands),
+              f'--input-size must have as many channels as there are --bands, got {channels} and '
+              f'{shown(args.bands or ())}.')
         check(args.in_chans in (None, channels),
               f'--in-chans must agree with --input-size, got {args.in_chans} and {shown(args.input_size)}: '
               f'pass --input-size {args.in_chans} {shown(sides)}, or only one of the two.')
     for name in ('mean', 'std'):
         values = getattr(args, name) or [0]
-        check(len(values) in (1, channels or 3),
-              f'--{name} must have one value, or one for each of the {channels or 3} channels, got {shown(values)}.')
+        channels = channels or (0 if args.data_dir else 3)  # those of a folder are not known yet
+        check(not channels or len(values) in (1, channels),
+              f'--{name} must have one value, or one for each of the {channels} channels, got {shown(values)}.')
 
     betas = get_optimizer_info(args.opt.lower().removeprefix('lookahead_'))
     if args.opt_betas is not None and betas.has_betas:

@@ -1,24 +1,40 @@
 """Options that say how the files of a data set of masks are laid out and labelled, for every command that reads one."""
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 
 from ..data import DataDescription, Layout, SegmentationFolder, describe_data
+from ..data.bands import EIGHT_BITS, PERCENTILE, Scale, scale_of
 from ..data.formats import FORMATS
 from ..data.labels import HIGHEST, LABEL_MAPS, LOWEST
 from .parsing import Kind, number, one_of
 
-__all__ = ['FLAGS', 'LABELS', 'LAYOUT', 'add_labels', 'add_layout', 'described', 'layout_of', 'summary']
+__all__ = [
+    'FLAGS', 'IMAGES', 'LABELS', 'LAYOUT', 'add_images', 'add_labels', 'add_layout', 'described', 'layout_of',
+    'read_as', 'scale_words', 'summary']
 
 SHARE = number(float, above=0, below=1)
 DATA_FORMAT = one_of('auto', *FORMATS)
 LABEL_MAP = Kind('pairs such as 0:0 255:1, the name of a map or a file', str)
+
+
+def _scale_word(word: str) -> str:
+    scale_of(word)
+    return word
+
+
+IMAGE_SCALE = Kind(f'a number above 0, {PERCENTILE}, or LOW:HIGH', _scale_word, metavar='SCALE')
 IGNORE_INDEX = number(int, at_least=LOWEST, at_most=HIGHEST)
 
 LAYOUT = (
     'data_format', 'image_dir', 'mask_dir', 'image_suffix', 'mask_suffix', 'split_file', 'val_share', 'split_seed')
 LABELS = ('label_map', 'color_map')
-# What the library calls an argument, by the option that sets it
-FLAGS = {name: f'--{name.replace("_", "-")}' for name in (*LAYOUT, *LABELS, 'ignore_index', 'num_classes')}
+IMAGES = ('bands', 'image_scale')
+# What the library calls an argument, by the option that sets it; "bands" is an English word too
+FLAGS = {
+    **{name: f'--{name.replace("_", "-")}' for name in (
+        *LAYOUT, *LABELS, 'image_scale', 'ignore_index', 'num_classes')},
+    'bands=': '--bands ', 'bands must': '--bands must'}
 
 
 def add_layout(add: Callable[..., None]) -> None:
@@ -46,6 +62,38 @@ def add_labels(add: Callable[..., None]) -> None:
         help='colours of the masks: a text file with a class in each line, such as road,128,64,128')
 
 
+def add_images(add: Callable[..., None], unset: str = '') -> None:
+    """Add the options of `IMAGES` to a group."""
+    add('--bands', kind=number(int, at_least=1), nargs='+', metavar='N', unset=unset or 'all',
+        help='bands of images that are the channels, counted from 1')
+    add('--image-scale', kind=IMAGE_SCALE, nargs='+', unset=unset or '255; above 8 bits percentile',
+        help=f'value of images that becomes 1; LOW:HIGH, of all channels or each; or {PERCENTILE}, which is measured')
+
+
+def read_as(args: argparse.Namespace, description: DataDescription) -> DataDescription:
+    """What a model knows of its data, with images that are read as the options say.
+
+    Raises:
+        ValueError: Another number of bands than the model has channels, or no scale for these.
+    """
+    if args.bands and len(args.bands) != description.in_chans:
+        raise ValueError(
+            f'--bands must be as many as the model has channels, {description.in_chans}, got '
+            f'{" ".join(map(str, args.bands))}.')
+    scale = scale_of(args.image_scale)
+    if scale == PERCENTILE or isinstance(scale, tuple) and len(scale) not in (1, description.in_chans):
+        raise ValueError(
+            f'--image-scale must be a number, or LOW:HIGH once or for each of the {description.in_chans} channels, '
+            f'since nothing is measured here, got {" ".join(args.image_scale)}.')
+    said = {'bands': tuple(args.bands or ()), 'image_scale': scale}
+    return replace(description, **{name: value for name, value in said.items() if value})
+
+
+def scale_words(scale: Scale) -> list[str]:
+    """A scale as words of --image-scale."""
+    return [f'{low!r}:{high!r}' for low, high in scale] if isinstance(scale, tuple) else [repr(scale)]
+
+
 def layout_of(args: argparse.Namespace, otherwise: Layout | None = None) -> Layout:
     """The layout that the options say; where none does, another one."""
     said = {name: value for name in LAYOUT if (value := getattr(args, name)) is not None}
@@ -58,15 +106,16 @@ def described(
     """What the data themselves and the options say of them. ValueError where these do not fit."""
     return describe_data(
         folder, layout_of(args, otherwise), ignore_index=ignore_index, label_map=args.label_map,
-        color_map=args.color_map)
+        color_map=args.color_map, bands=args.bands or (), image_scale=args.image_scale)
 
 
 def summary(datasets: tuple[SegmentationFolder, SegmentationFolder]) -> str:
     """One line on what was found: the form, the number of images, and what labels mean."""
     train_set, val_set = datasets
     data = train_set.description
+    crops = f', {train_set.crops} crops of each,' if train_set.crops > 1 else ''
     parts = [f'{train_set.root} is read as {train_set.form}',
-             f'{len(train_set)} images to train on and {len(val_set)} to validate on',
+             f'{len(train_set) // train_set.crops} images to train on{crops} and {len(val_set)} to validate on',
              f'{max(2, train_set.num_classes)} classes']
     if data.color_map:
         parts.append(f'{len(data.color_map)} colours are mapped to them')
@@ -77,4 +126,16 @@ def summary(datasets: tuple[SegmentationFolder, SegmentationFolder]) -> str:
         parts.append(f'{train_set.foreground} is the foreground')
     if data.ignore_index is not None:
         parts.append(f'label {data.ignore_index} is ignored')
-    return ', '.join(parts[:2]) + '; ' + ', '.join(parts[2:])
+    return ', '.join(parts[:2]) + '; ' + ', '.join(parts[2:]) + '; ' + _images(data)
+
+
+def _images(data: DataDescription) -> str:
+    """What is read of the images, in words."""
+    what = f'bands {" ".join(map(str, data.bands))}' if data.bands else {1: 'grey', 3: 'colours'}.get(
+        data.in_chans, f'{data.in_chans} bands')
+    scale = data.image_scale
+    if isinstance(scale, tuple):
+        ranges = [f'{low:g} to {high:g}' for low, high in scale]
+        more = ', ...' if len(ranges) > 4 else ''
+        return f'images are read as {what}, {", ".join(ranges[:4])}{more} as 0 to 1'
+    return f'images are read as {what}' + ('' if scale == EIGHT_BITS else f', {scale:g} as 1')

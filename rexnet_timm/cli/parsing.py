@@ -11,17 +11,18 @@ import numbers
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
 import yaml
+from tqdm import tqdm
 
 from ..errors import DatasetError, first_lines, is_told, near_names, sample_error_message
 
 __all__ = [
-    'TEXT', 'VIEW', 'KeyValues', 'Kind', 'Parser', 'UsageError', 'find_recipe', 'number', 'one_of', 'report_errors',
-    'views']
+    'TEXT', 'VIEW', 'KeyValues', 'Kind', 'Parser', 'UsageError', 'find_recipe', 'number', 'one_of', 'progress_bar',
+    'report_errors', 'views', 'with_flags']
 
 _logger = logging.getLogger(__name__)
 _NOT_GIVEN = object()
@@ -420,6 +421,11 @@ def find_recipe(name: str) -> str:
         f'There is no configuration file {name!r}, and the recipes are {", ".join(sorted(recipes))}.{near}')
 
 
+def progress_bar(items: Iterable[Any], total: int) -> Iterable[Any]:
+    """The items, with a bar on standard error where that is a terminal."""
+    return tqdm(items, total=total, unit='sample', leave=False, file=sys.stderr, disable=None)
+
+
 def report_errors(prog: str, command: Callable[[], object], flags: Mapping[str, str] | None = None) -> int:
     """Run a command; returns its exit status: 0, 2 after a mistake of the user, 130 after Ctrl+C.
 
@@ -467,10 +473,10 @@ def _one_line(error: Exception, flags: Mapping[str, str]) -> str:
         full = ' It was left as it was: free space there, or name another place.' * (error.errno in _FULL)
         return f'{os.fspath(error.filename)!r}: {error.strerror}.{full}'
     text = '; '.join(line.strip() for line in sample_error_message(error).splitlines() if line.strip())
-    return text if isinstance(error, UsageError) else _with_flags(text, flags)
+    return text if isinstance(error, UsageError) else with_flags(text, flags)
 
 
-def _with_flags(text: str, flags: Mapping[str, str]) -> str:
+def with_flags(text: str, flags: Mapping[str, str]) -> str:
     """The text with options in place of the arguments' names, except in quoted words, in paths and in calls."""
     for words in (words for words in flags if not words.isidentifier()):
         # a name that is an English word too stands for the argument where a rule begins with it

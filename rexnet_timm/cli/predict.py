@@ -22,14 +22,15 @@ from tqdm import tqdm
 
 from ..data.description import IMAGE_EXTENSIONS
 from ..data.geo import is_scene, require_rasterio
-from ..deployment.load import description_of, load_model
+from ..deployment.load import describe, description_of, load_model
 from ..deployment.pictures import to_picture
 from ..deployment.predict import Prediction, Predictor
 from ..errors import is_told
 from ..files import atomic_path
 from .build import Process, start_process
 from .built_in import SETS, add_built_in, built_in_part
-from .parsing import VIEW, Parser, UsageError, number, one_of, report_errors, views
+from .data_options import FLAGS, add_images, read_as
+from .parsing import VIEW, Parser, UsageError, number, one_of, report_errors, views, with_flags
 
 __all__ = ['create_parser', 'find_images', 'main', 'predict']
 
@@ -51,7 +52,7 @@ SHARE = number(float, at_least=0, below=1)
 
 # What the library calls an argument, and the option that sets it
 _OPTIONS = {
-    'tile': '--tile', 'overlap': '--overlap', 'flips': '--tta', 'zooms': '--tta',
+    **FLAGS, 'tile': '--tile', 'overlap': '--overlap', 'flips': '--tta', 'zooms': '--tta',
     'original_labels': '--original-labels'}
 _SYNONYMS = {'model': 'checkpoint', 'weights': 'checkpoint', 'out': 'output', 'gpu': 'device', 'force': 'overwrite'}
 
@@ -81,6 +82,7 @@ def create_parser(prog: str = 'rexnet predict') -> Parser:
     add('--original-labels', kind=bool,
         help='write masks with the labels, or colours, that those of the training data had, instead of the classes')
     add('--overwrite', kind=bool, help='replace results that exist; without it nothing runs if there is one')
+    add_images(parser.group('how images are read, where they are not as in training'), 'as in training')
     add = parser.group('how it is predicted')
     add('--tile', kind=SIDE, nargs='+', metavar='N',
         unset='the whole image at once; 512 above 4096 x 4096 pixels, and by windows',
@@ -280,6 +282,7 @@ def predict(args: argparse.Namespace, prog: str = 'rexnet predict') -> int:
     process = start_process(args.device)
     images = find_images(args.input, args.output) if args.input else {}
     model = load_model(args.checkpoint, process.device)
+    describe(model, read_as(args, description_of(model)))
     task, output = description_of(model).task, Path(args.output)
     ending, (flips, zooms) = _ending(args, task), _views(args.tta or (), task)
     scenes = _scenes(args, images, task)
@@ -359,6 +362,7 @@ def _predict_all(
             reason = _reason(error)
             if reason is None:
                 raise
+            reason = with_flags(reason, _OPTIONS)
             failed += 1
             bar.write(f'{prog}: {reason if str(source) in reason else f"{source}: {reason}"}', file=sys.stderr)
     return rows, failed

@@ -23,6 +23,7 @@ from timm.utils import CheckpointSaver, get_outdir, random_seed
 from ..training.engine import Precision, check_metric, fit
 from ..training.run_state import RunState, resume
 from .arguments import create_train_parser, parse_train_args, repeatable_args, train_args_of, train_flags
+from .bad_samples import leave_out_bad, write_bad
 from .build import (
     Process,
     create_model,
@@ -34,6 +35,7 @@ from .build import (
 )
 from .kinds import kind_of
 from .parsing import Parser, UsageError, report_errors
+from .planned import with_plan
 
 __all__ = ['main', 'run', 'train']
 
@@ -54,8 +56,12 @@ def run(args: argparse.Namespace) -> str:
     if process.primary:
         refuse_another_run(args)
         warn_of_options_for_others(args, process)
+    if args.auto and kind.takes_plan(args):
+        args = with_plan(args, process)
     num_classes = kind.num_classes(args)
     datasets = kind.datasets(args, num_classes)
+    bad = leave_out_bad(args, datasets, process)
+    args = kind.completed(args, datasets)
     model = create_model(args, num_classes, kind.without_effect)
     num_classes = num_classes or model.num_classes
     train_loader, eval_loader = kind.loaders(args, model, datasets, process)
@@ -104,6 +110,7 @@ def run(args: argparse.Namespace) -> str:
         parameters = sum(parameter.numel() for parameter in model.parameters())
         _logger.info(f'{args.model}: {parameters / 1e6:.2f} M parameters, epochs {start_epoch} to {epochs - 1}')
         output_dir = run_folder(args)
+        write_bad(output_dir, bad)
         record = {**repeatable_args(args), 'num_classes': num_classes, 'lr': lr, 'eval_metric': eval_metric}
         with open(os.path.join(output_dir, 'args.yaml'), 'w', encoding='utf-8') as file:
             yaml.safe_dump(record, file, default_flow_style=False)

@@ -6,7 +6,7 @@ from typing import Any
 
 from timm.optim import OptimInfo, get_optimizer_info
 
-from .data_options import LABELS, LAYOUT
+from .data_options import IMAGES, LABELS, LAYOUT
 
 __all__ = [
     'CLASSIFICATION', 'DEPTH', 'NEEDS', 'NEEDS_OF_CLASSIFICATION', 'NEEDS_OF_SCALES', 'NEEDS_OF_SEGMENTATION', 'Need',
@@ -20,8 +20,9 @@ SYNTHETIC = ('synthetic', 'synthetic-depth')
 CLASSIFICATION = {
     'class_map', 'crop_pct', 'drop', 'gp', 'train_interpolation', 'aa', 'reprob', 'remode', 'recount', 'mixup',
     'cutmix', 'mixup_prob', 'mixup_switch_prob', 'mixup_mode', 'smoothing', 'bce_loss', 'ratio'}
-MASKS = {*LAYOUT, *LABELS, 'ignore_index'}
-SEGMENTATION = MASKS | {'seg_loss', 'class_weights', 'scale_target', 'object_share', 'background_classes'}
+MASKS = {*LAYOUT, *LABELS, *IMAGES, 'auto', 'ignore_index', 'crops_per_image', 'skip_bad_samples'}
+CROPS = {'rotation', 'elastic', 'class_balanced_crops'}
+SEGMENTATION = MASKS | CROPS | {'seg_loss', 'class_weights', 'scale_target', 'object_share', 'background_classes'}
 SCALES = {'scales', 'scale_weights', 'fade_epochs'}
 DEPTH = {'min_depth', 'max_depth', 'smoothness'}
 
@@ -49,7 +50,7 @@ NEEDS: tuple[Need, ...] = (
      'with --resume, whose weights are taken'),
     ({'synthetic_images'}, lambda args: args.dataset in SYNTHETIC, 'without --dataset synthetic or synthetic-depth'),
     ({'lr_base', 'lr_base_size', 'lr_base_scale'}, lambda args: args.lr is None, 'with --lr'),
-    ({'scale', 'hflip', 'vflip', 'color_jitter'}, lambda args: not args.no_aug, 'with --no-aug'),
+    ({'scale', 'hflip', 'vflip', 'color_jitter'} | CROPS, lambda args: not args.no_aug, 'with --no-aug'),
     ({'momentum'}, lambda args: _optimizer(args).has_momentum, 'on --opt {opt}'),
     ({'opt_eps'}, lambda args: _optimizer(args).has_eps, 'on --opt {opt}'),
     ({'opt_betas'}, lambda args: _optimizer(args).has_betas, 'on --opt {opt}'),

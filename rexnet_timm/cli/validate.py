@@ -13,11 +13,11 @@ import torch
 
 from ..data import DataDescription, Layout
 from ..deployment.evaluate import evaluate
-from ..deployment.load import HUB, description_of, load_model
+from ..deployment.load import HUB, describe, description_of, load_model
 from ..deployment.results import summary_row, write_rows
 from .build import start_process
 from .built_in import PARTS, SETS, add_built_in, built_in_part
-from .data_options import FLAGS, LABELS, add_labels, add_layout, described
+from .data_options import FLAGS, LABELS, add_images, add_labels, add_layout, described, read_as
 from .parsing import VIEW, Parser, UsageError, number, one_of, report_errors, views
 
 __all__ = ['main', 'run']
@@ -46,6 +46,7 @@ def create_parser(prog: str = 'rexnet validate') -> Parser:
     add = parser.group('files of images and masks, where they are not as in training')
     add_layout(add)
     add_labels(add)
+    add_images(add, 'as in training')
     add = parser.group('model')
     add('--checkpoint', required=True, metavar='RUN',
         help='folder of a run, a checkpoint, a folder of save_pretrained, an exported file, or hf-hub:USER/NAME')
@@ -150,7 +151,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     _check_together(args)
     process = start_process(args.device)
     model = load_model(args.checkpoint, process.device)
-    description = description_of(model)
+    description = read_as(args, description_of(model))
+    describe(model, description)
     _check_task(args, model, description)
     _check_outputs(args)
     data = built_in_part(args, args.split, model, description) if args.dataset else _folder(args, description)

@@ -12,8 +12,9 @@ import numpy as np
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..errors import DatasetError
+from .bands import EIGHT_BITS, Scale, check_bands, scale_of
 
-IMAGE_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+IMAGE_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.npy')
 MASK_EXTENSIONS = ('.png', '.bmp', '.tif', '.tiff', '.gif', '.npy')
 DEFAULT_IGNORE_LABEL = 255
 LARGE_IGNORE_LABEL = 65535  # where 255 is a class
@@ -127,9 +128,13 @@ class DataDescription:
         color_map: Pairs of an RGB colour in the files and its label; empty where masks hold numbers.
         foreground: Of binary masks without a label map, the number in the files that is class 1: 1 or 255.
         in_chans: Channels of the images.
+        bands: Which bands of a file they are, counted from 1; empty for all of them.
+        image_scale: What the values of files are scaled by, see `bands.Scale`; of data also 'percentile', by what is
+            measured on them. None is 255 for images of 8 bits, and 'percentile' for data of others.
         mean: Mean of each channel, of values in `value_range`.
         std: Standard deviation of each channel, likewise.
-        value_range: What the lowest and the highest pixel become before `mean` and `std` are applied.
+        value_range: What the lowest and the highest pixel, 0 and 1 after scaling, become before `mean` and `std` are
+            applied.
         input_size: Height and width of the training crops, None where they are not known.
         crop_pct: Side of the centre crop of classification, of 1.
         interpolation: How images are resized.
@@ -157,6 +162,8 @@ class DataDescription:
     label_map: tuple[tuple[int, int], ...] = ()
     color_map: tuple[tuple[tuple[int, int, int], int], ...] = ()
     foreground: int = 1
+    bands: tuple[int, ...] = ()
+    image_scale: Scale | str | None = None
     layout: Mapping[str, Any] = field(default_factory=dict)
     source: DataSource | None = field(default=None, compare=False, repr=False)
 
@@ -167,6 +174,8 @@ class DataDescription:
                 object.__setattr__(self, item.name, _tuples(value))
         if self.task not in TASKS:
             raise ValueError(f'task must be one of {", ".join(TASKS)}, got {self.task!r}.')
+        object.__setattr__(self, 'bands', check_bands(self.bands))
+        object.__setattr__(self, 'image_scale', scale_of(self.image_scale))
         for name in ('mean', 'std'):
             values = getattr(self, name)
             if len(values) != self.in_chans:  # of another number of channels, as those of ImageNet: their mean for all
@@ -176,6 +185,11 @@ class DataDescription:
             raise ValueError(
                 f'colors must have one entry for each of the {len(self.class_names)} class names, got '
                 f'{len(self.colors)}.')
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How a model reads image files: keywords of `images.read_image`."""
+        return {'in_chans': self.in_chans, 'bands': self.bands, 'scale': self.image_scale or EIGHT_BITS}
 
     @property
     def num_classes(self) -> int | None:
@@ -236,6 +250,10 @@ class DataDescription:
         if other.ignore_index is not None:
             own = replace(own, ignore_index=other.ignore_index)
         return replace(own, ignore_index=None) if own.ignore_index in dict(own.label_map) else own
+
+    def seen_as(self, other: 'DataDescription') -> 'DataDescription':
+        """These data with images that are read as another description says."""
+        return replace(self, bands=other.bands, image_scale=other.image_scale or EIGHT_BITS)
 
     def without_places(self) -> 'DataDescription':
         """The same without whole paths in its layout, which would tell others of the machine of the training."""

@@ -7,16 +7,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from ..errors import DatasetError
+from .bands import PERCENTILE, Scale, turned
 from .description import DEFAULT_IGNORE_LABEL, DataDescription, Layout, ignored_label
 from .formats import describe_data
-from .images import IMAGE_MODES, check_image_header, read_header, read_image
+from .images import (
+    ARRAY_EXTENSION,
+    TIFF_EXTENSIONS,
+    Header,
+    TooLargeError,
+    check_image_header,
+    is_too_large,
+    max_pixels,
+    read_header,
+    read_image,
+)
 from .labels import HIGHEST, LOWEST
-from .masks import MaskReader, count_labels, foreground_value
-from .transforms import Resize
+from .masks import MaskReader, count_labels, foreground_value, mask_size
+from .survey import percentiles, sample_values, statistics, survey
+from .transforms import RandomScaleCrop, Resize
 
 
 class SegmentationFolder(Dataset):
@@ -29,24 +43,32 @@ class SegmentationFolder(Dataset):
     * `root/images/{split}/` with `root/masks/{split}/`
 
     where `masks` may also be called `annotations` or `labels`, and those of `formats.FORMATS`. Images: jpg, jpeg, png,
-    bmp, tif, tiff, webp. Masks: png, bmp, tif, tiff, gif and npy, whose numbers (of a palette image: the indices) are
-    the labels, or colours with a colour table. Files are read as displayed: an EXIF orientation is applied to both.
+    bmp, tif, tiff, webp and npy, of any bands and bits, see `images.read_image`. Masks: png, bmp, tif, tiff, gif and
+    npy, whose numbers (of a palette image: the indices) are the labels, or colours with a colour table.
 
-    `dataset[i]` is `(image, mask)`: `tv_tensors.Image` uint8 (in_chans, H, W) and `tv_tensors.Mask` int64 (H, W) with
-    values 0 to num_classes - 1 and `ignore_label`, or whatever `transform(image, mask)` returns for the two.
+    Files are read as displayed: an EXIF orientation is applied to both. Where only the image has one, and the mask fits
+    the image as stored, it is turned with it.
+
+    `dataset[i]` is `(image, mask)`: `tv_tensors.Image` (in_chans, H, W), uint8 of images of 8 bits and otherwise
+    float32 as `image_scale` says, and `tv_tensors.Mask` int64 (H, W) with values 0 to num_classes - 1 and
+    `ignore_label`, or whatever `transform(image, mask)` returns for the two.
 
     Binary masks: num_classes 1 (one channel of logits) and 2 (two channels) both read labels 0 and 1. The files have 0
     and 1, 1-bit pixels, or 0 and 255; 255 is the foreground where `ignore_index` is not 255 and no mask of the split
     has a 1. Masks of a split that differ in this are refused, because 255 is then more likely to mean "not labelled".
 
     Attributes:
-        description: What is known of the data, with the classes and labels as they are read; a `DataDescription`.
+        description: What is known of the data, with the classes, labels, channels, bands and scale as they are read; a
+            `DataDescription`.
         root: Folder, or file, of the data.
         form: The format that it is read as, in words.
         ignore_label: The one value that losses and metrics have to ignore, and with which transforms and the loader
             fill padding: `ignore_index` where labels are classes and it is from 0 to 65535, and otherwise 255 (65535
             above 255 classes).
         foreground: The value in the files that becomes label 1: 255 for binary masks of 0 and 255, otherwise 1.
+        in_chans: Channels of the images.
+        has_colors: Whether the first three channels are red, green and blue of 8 bits.
+        crops: How often each image comes, 1 unless it is set; for random crops of large images.
 
     Args:
         root: Folder of the data set, or a file that describes it, see `formats.describe_data`; or a description. An
@@ -56,19 +78,25 @@ class SegmentationFolder(Dataset):
             that of the description.
         ignore_index: Label in the files that stands for "not labelled"; None for that of the description, if any. It
             may be the label of a class, which is then left out.
-        in_chans: 1 (grey), 3 (RGB) or 4 (RGBA as stored). Colours are converted to grey, and grey to RGB; alpha that
-            is not asked for is left out.
+        in_chans: Channels of the images. Colours become grey for 1, and grey becomes RGB for 3; alpha that is not
+            asked for is left out. None takes those that the images have: the bands, without alpha unless that has more
+            values than two, and 3 where only some are grey.
         transform: Called with image and mask, see `create_segmentation_transform`.
         layout: How the files are laid out; None detects it. Not with a description.
         label_map: From labels in the files to classes, in a form of `labels.label_map_of`; what it does not list is
             ignored.
         color_map: From colours in the files to classes, in a form of `labels.color_table`.
+        bands: Numbers of the bands of the images that are read, counted from 1, in the order of the channels.
+        image_scale: What the values of images are scaled by, see `bands.scale_of`; 'percentile', which is the default
+            for images of more than 8 bits, takes the range between the percentiles 0.5 and 99.5 of each channel of up
+            to 128 images of the split.
 
     Raises:
-        ValueError: `num_classes`, `ignore_index` or `in_chans` out of range, or a map that is none.
+        ValueError: `num_classes`, `ignore_index`, `in_chans` or `bands` out of range, or a map or scale that is none.
         DatasetError: At construction for missing, empty or ambiguous folders, images without masks and the reverse,
-            and names that do not fit the classes; at the sample for unreadable files, images that would lose bits,
-            files of several pages, sizes that differ, masks without labels and labels outside the classes.
+            names that do not fit the classes, and images of different bands or bits; at the sample for unreadable
+            files, images that would lose bits or bands, files of several pages, sizes that differ, masks without labels
+            and labels outside the classes.
     """
 
     def __init__(
@@ -77,17 +105,17 @@ class SegmentationFolder(Dataset):
             split: str,
             num_classes: int | None = None,
             ignore_index: int | None = None,
-            in_chans: int = 3,
+            in_chans: int | None = None,
             transform: Callable[[tv_tensors.Image, tv_tensors.Mask], Any] | None = None,
             *,
             layout: Layout | None = None,
             label_map: Any = None,
             color_map: Any = None,
+            bands: Sequence[int] = (),
+            image_scale: Any = None,
     ) -> None:
-        if in_chans not in IMAGE_MODES:
-            raise ValueError(
-                f'in_chans must be 1 (grey), 3 (RGB) or 4 (RGBA), got {in_chans}; write a Dataset of your own for '
-                'images of other channels.')
+        if in_chans is not None and in_chans < 1:
+            raise ValueError(f'in_chans must be at least 1, got {in_chans}.')
         if num_classes is not None and num_classes < 1:
             raise ValueError(f'num_classes must be at least 1, got {num_classes}.')
         if ignore_index is not None and not LOWEST <= ignore_index <= HIGHEST:
@@ -97,9 +125,11 @@ class SegmentationFolder(Dataset):
             _refuse_many(num_classes)
         if not isinstance(root, DataDescription):
             root = describe_data(
-                root, layout, ignore_index=ignore_index, label_map=label_map, color_map=color_map)
-        elif ignore_index is not None:
-            root = replace(root, ignore_index=ignore_index)
+                root, layout, ignore_index=ignore_index, label_map=label_map, color_map=color_map, bands=bands,
+                image_scale=image_scale)
+        else:
+            given = {'ignore_index': ignore_index, 'bands': tuple(bands) or None, 'image_scale': image_scale}
+            root = replace(root, **{name: value for name, value in given.items() if value is not None})
         source, ignore_index = root.source, root.ignore_index
         num_classes = num_classes or _number(root)
         is_mapped = bool(root.label_map or root.color_map)
@@ -112,9 +142,15 @@ class SegmentationFolder(Dataset):
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.ignore_label = ignored_label(ignore_index, is_mapped, num_classes)
-        self.in_chans = in_chans
         self.transform = transform
+        self.crops = 1
         self._pairs = source.samples(split)
+        images = [image for image, _ in self._pairs]
+        found = survey(images, in_chans, root.bands, root.image_scale)
+        self.in_chans, self.has_colors = found.in_chans, found.has_colors
+        self._survey = found
+        self._statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+        root = replace(root, in_chans=self.in_chans, image_scale=self._scale(images, root.bands, found.scale))
         names = _fitting_names(root, num_classes)
         masks = [mask for _, mask in self._pairs]
         self.foreground = 1
@@ -128,19 +164,48 @@ class SegmentationFolder(Dataset):
             num_classes, ignore_index, self.ignore_label, root.label_map, root.color_map, self.foreground)
 
     def __len__(self) -> int:
-        return len(self._pairs)
+        return len(self._pairs) * self.crops
 
     def __getitem__(self, index: int) -> Any:
-        image_path, mask_path = self._pairs[index]
-        image = read_image(image_path, self.in_chans)
+        image_path, mask_path = self._pairs[index % len(self._pairs)]
+        if is_too_large(image_path):
+            return self._crop_of_large(image_path, mask_path)
+        image = read_image(image_path, **self.description.reading)
         mask = self._read(mask_path)
         if image.shape[-2:] != mask.shape[-2:]:
-            _refuse_sizes(image_path, mask_path, image.shape[-2:], mask.shape[-2:])
+            labels = turned_with(image_path, mask_path, mask.numpy())
+            mask = tv_tensors.Mask(torch.from_numpy(labels))
+        if image.shape[-2:] != mask.shape[-2:]:
+            refuse_sizes(image_path, mask_path, image.shape[-2:], mask.shape[-2:])
         return (image, mask) if self.transform is None else self.transform(image, mask)
+
+    def _crop_of_large(self, image: Path, mask: Path) -> Any:
+        """A transformed sample of a TIFF of more pixels than Pillow takes, of which only the crop is read."""
+        steps = list(getattr(self.transform, 'transforms', ()))
+        if not steps or not isinstance(steps[0], RandomScaleCrop) or steps[0].balanced_share or self._read.colors:
+            raise TooLargeError(
+                f'An image of more than {max_pixels()} pixels is read by windows only in training, by random crops '
+                f'that do not look for classes, with a mask of numbers: {image} has more; cut it and its mask into '
+                'tiles, such as 2048 x 2048.')
+        if not isinstance(mask, Path) or mask.suffix.lower() not in TIFF_EXTENSIONS:
+            raise TooLargeError(
+                f'The mask of an image that is read by windows must be a TIFF: {image} has more than {max_pixels()} '
+                f'pixels, and {mask} is none; save it as TIFF in tiles, or cut both into smaller images.')
+        from .geo import LabelWindow, Scene
+        with Scene(image, **self.description.reading) as scene:
+
+            def read(rows: tuple[int, int], columns: tuple[int, int]) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+                pixels = tv_tensors.Image(scene.read(rows, columns).pixels)
+                return pixels, self._read(LabelWindow(mask, scene.size, rows, columns))
+
+            sample = steps[0].of_source(scene.size, read)
+        for step in steps[1:]:
+            sample = step(*sample)
+        return sample
 
     def paths(self, index: int) -> tuple[Path, Path]:
         """The files of a sample: (image, mask), or what stands for a file in a larger one."""
-        return self._pairs[index]
+        return self._pairs[index % len(self._pairs)]
 
     @property
     def class_names(self) -> list[str]:
@@ -186,8 +251,56 @@ class SegmentationFolder(Dataset):
         else:
             first = ', '.join(f'{label}: {share:.1%}' for label, share in list(shares.items())[:8])
             what = f'labels that the map does not list ({first}{", ..." if len(shares) > 8 else ""})'
-        masks = 'masks' if number_of_masks == len(self) else f'masks of {len(self)}, which were looked at,'
+        number = len(self._pairs)
+        masks = 'masks' if number_of_masks == number else f'masks of {number}, which were looked at,'
         return f'{sum(shares.values()):.1%} of the pixels of {number_of_masks} {masks} have {what}, and are ignored'
+
+    def _scale(self, images: Sequence[Any], bands: Sequence[int], scale: Scale | str) -> Scale:
+        """The scale of the images, measured where it is to be."""
+        if scale != PERCENTILE:
+            if isinstance(scale, tuple) and len(scale) not in (1, self.in_chans):
+                raise ValueError(
+                    f'image_scale must have one pair, or one for each of the {self.in_chans} channels, got '
+                    f'{len(scale)}.')
+            return scale
+        values = sample_values(images, self.in_chans, bands)
+        scale = percentiles(values)
+        self._statistics = statistics(values, scale)
+        return scale
+
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean and standard deviation of each channel, of values as they are scaled, 0 to 1, measured on some images.
+
+        None for grey and RGB images of 8 bits, for which those of published weights are.
+        """
+        if self._survey.is_plain:
+            return None
+        if self._statistics is None:
+            values = sample_values([image for image, _ in self._pairs], self.in_chans, self.description.bands)
+            self._statistics = statistics(values, self.description.image_scale)
+        return self._statistics
+
+    def told_of_images(self) -> list[str]:
+        """Lines on what is done with bands and orientations of the images, where it might not be what is meant."""
+        unclear = [index for index, header in self._survey.turned if self._is_unclear(index, header)]
+        if not unclear:
+            return list(self._survey.told)
+        return [*self._survey.told, (
+            f'{len(unclear)} images, such as {self._pairs[unclear[0]][0]}, have an EXIF orientation, by which they are '
+            'displayed turned or mirrored, and nothing tells whether their masks were drawn so: they are taken as '
+            'drawn on the image as displayed; where they fit it as stored, remove the orientation from the images')]
+
+    def _is_unclear(self, index: int, header: Header) -> bool:
+        """Whether the sizes do not tell if a mask was drawn on a turned image as displayed or as stored."""
+        mask = self._pairs[index][1]
+        if not header.turned or header.size[0] == header.size[1]:
+            if hasattr(mask, 'labels') or mask.suffix.lower() == ARRAY_EXTENSION:
+                return True
+            try:
+                return read_header(mask, 'mask').orientation == 1
+            except DatasetError:
+                return False  # which is told at the sample
+        return False
 
     def sample_sizes(self) -> list[tuple[int, int]]:
         """Height and width of every sample, from the headers of the images, or where the transform resizes from that.
@@ -201,20 +314,59 @@ class SegmentationFolder(Dataset):
         sizes = []
         for path, _ in self._pairs:
             header = read_header(path, 'image')
-            check_image_header(path, header, self.in_chans)
+            check_image_header(path, header, **self.description.reading)
+            if is_too_large(path):
+                self._crop_of_large(path, path)  # which says that it is
             sizes.append(header.size)
         return sizes
 
+    @property
+    def num_pairs(self) -> int:
+        """Images with masks, of which each may be several samples."""
+        return len(self._pairs)
 
-def _refuse_sizes(image: Path, mask: Path, image_size: Sequence[int], mask_size: Sequence[int]) -> None:
+    def check_header(self, index: int) -> None:
+        """Raise DatasetError for a pair whose headers tell that it cannot be used: bands, bits, modes, pages, sizes."""
+        image, mask = self._pairs[index]
+        header = read_header(image, 'image')
+        check_image_header(image, header, **self.description.reading)
+        if is_too_large(image):
+            return
+        of_mask = mask_size(mask, self._read.colors)
+        if of_mask is not None and of_mask != header.size and not is_drawn_as_stored(image, mask, of_mask):
+            refuse_sizes(image, mask, header.size, of_mask)
+
+    def leave_out(self, indices: Sequence[int]) -> None:
+        """Go on without some pairs; those after them move up. DatasetError where none would be left."""
+        if len(set(indices)) == len(self._pairs):
+            raise DatasetError(f'At least one sample must be usable, and none of the split {self.split} of {self.root} '
+                               'is; mend the data.')
+        self._pairs = [pair for index, pair in enumerate(self._pairs) if index not in set(indices)]
+
+
+def is_drawn_as_stored(image: Any, mask: Any, size: Sequence[int]) -> bool:
+    """Whether a mask of a height and width was drawn on a photo as stored, which is displayed turned."""
+    header = read_header(image, 'image')
+    has_header = not hasattr(mask, 'labels') and mask.suffix.lower() != ARRAY_EXTENSION
+    return header.turned and header.size == tuple(size)[::-1] and (
+        not has_header or read_header(mask, 'mask').orientation == 1)
+
+
+def turned_with(image: Any, mask: Any, labels: np.ndarray) -> np.ndarray:
+    """Labels (H, W) that were drawn on a photo as stored, turned as the photo is displayed; others as they are."""
+    if not is_drawn_as_stored(image, mask, labels.shape):
+        return labels
+    return turned(labels, read_header(image, 'image').orientation)
+
+
+def refuse_sizes(image: Path, mask: Path, image_size: Sequence[int], mask_size: Sequence[int]) -> None:
+    """Raise DatasetError for an image and a mask of different sizes, (height, width), with what may be the reason."""
     shown = [f'{width} x {height}' for height, width in (image_size, mask_size)]
     remedy = 'resize the mask by nearest neighbour, or export it again at the size of the image'
-    pictures = [(image, 'image')] + ([] if hasattr(mask, 'labels') or mask.suffix == '.npy' else [(mask, 'mask')])
-    turned = [path for path, kind in pictures if read_header(path, kind).turned]
-    if len(turned) == 1 and tuple(image_size) == tuple(mask_size)[::-1]:
-        other = mask if turned == [image] else image
-        remedy = f'{turned[0]} has an EXIF orientation, by which it is shown turned, and {other} fits it as stored: ' \
-            'remove the orientation from the first, or turn the second as the first is shown'
+    has_header = not hasattr(mask, 'labels') and mask.suffix.lower() != ARRAY_EXTENSION
+    if has_header and tuple(image_size) == tuple(mask_size)[::-1] and read_header(mask, 'mask').turned:
+        remedy = f'{mask} has an EXIF orientation, by which it is shown turned, and {image} fits it as stored: ' \
+            'remove the orientation from the mask, or turn the image as the mask is shown'
     raise DatasetError(
         f'Image and mask must have the same size: {image} is {shown[0]} but {mask} is {shown[1]} (width x height); '
         f'{remedy}.')

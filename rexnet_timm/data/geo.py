@@ -1,14 +1,14 @@
 """Scenes: GeoTIFFs, and TIFFs beyond Pillow's limit of pixels, read by windows with rasterio.
 
 Pillow decodes pictures as a whole, and knows neither where on the earth they lie nor bands beyond the fourth. A scene
-is never in memory as a whole: GDAL, which rasterio calls, decodes the tiles or strips below a window.
+is never in memory as a whole: GDAL, which rasterio calls, decodes the tiles or strips below a window. Smaller TIFFs,
+and PNGs, with bands or bits that Pillow would leave out are read whole (`read_whole`).
 """
 import errno
 import logging
 import os
-import shlex
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -16,17 +16,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
-from torchvision.transforms.v2 import functional as F
 
 from ..errors import DatasetError, first_lines
-from .images import convert, max_pixels
+from .bands import EIGHT_BITS, Bands, Scale, as_channels, check_bits, pick_bands, scaled, turned
+from .images import TIFF_EXTENSIONS, Header, TooLargeError, first_tags, max_pixels
 
 _logger = logging.getLogger(__name__)
 
-__all__ = ['TIFF_EXTENSIONS', 'Scene', 'Window', 'is_scene', 'open_tiff', 'require_rasterio']
+__all__ = [
+    'TIFF_EXTENSIONS', 'LabelWindow', 'Scene', 'Window', 'is_scene', 'open_tiff', 'read_parts', 'read_whole',
+    'require_rasterio']
 
-TIFF_EXTENSIONS = ('.tif', '.tiff')
 CACHE = 2 ** 28  # bytes of decoded blocks that GDAL keeps, for all files; by itself it would take 5 % of the machine
 MAX_BLOCK = 2 ** 26  # bytes of a tile or strip that is decoded at once
 
@@ -36,16 +36,14 @@ _ASSOCIATED_ALPHA = 1
 _MODEL_PIXEL_SCALE, _MODEL_TIEPOINT, _MODEL_TRANSFORMATION, _GEO_KEY_DIRECTORY = 33550, 33922, 34264, 34735
 _RPC_COEFFICIENTS = 50844
 _PLACE_TAGS = (_MODEL_PIXEL_SCALE, _MODEL_TIEPOINT, _MODEL_TRANSFORMATION, _GEO_KEY_DIRECTORY, _RPC_COEFFICIENTS)
-_TAGS = (_IMAGE_WIDTH, _IMAGE_LENGTH, _ORIENTATION, _EXTRA_SAMPLES, *_PLACE_TAGS)
 _WORLD_FILES = ('.tfw', '.tifw', '.tiffw', '.wld')  # text files that hold the place of the picture beside them
-_BIGTIFF = (b'II+\0', b'MM\0+')
 
 
 class Window(NamedTuple):
     """A part of a scene.
 
     Attributes:
-        pixels: uint8 (in_chans, rows, columns).
+        pixels: (in_chans, rows, columns), uint8 or float32 as `bands.scaled` gives them.
         known: bool (rows, columns), False where the file says that there is no data; None where there is data
             everywhere.
     """
@@ -61,7 +59,7 @@ def is_scene(path: str | os.PathLike) -> bool:
     path = Path(path)
     if path.suffix.lower() not in TIFF_EXTENSIONS:
         return False
-    tags = _first_tags(path)
+    tags = first_tags(path)
     limit, sides = max_pixels(), [tags.get(_IMAGE_WIDTH), tags.get(_IMAGE_LENGTH)]
     if not all(isinstance(side, int) for side in sides):
         return False
@@ -73,79 +71,62 @@ def _has_place(path: Path, tags: Mapping[int, Any]) -> bool:
     return any(tag in tags for tag in _PLACE_TAGS) or any(file.is_file() for file in world_files)
 
 
-def _first_tags(path: Path) -> Mapping[int, Any]:
-    """Those tags of a TIFF's first picture that are asked for here; none of what is no TIFF, or damaged there."""
-    try:
-        with open(path, 'rb') as file, warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # of damaged tags
-            head = file.read(8)
-            head += file.read(8) if head[:4] in _BIGTIFF else b''
-            tags = ImageFileDirectory_v2(head)
-            file.seek(tags.next)
-            tags.load(file)
-            return {tag: tags[tag] for tag in _TAGS if tag in tags}
-    except Exception:  # as decoders of damaged files raise; whoever reads the pixels says it
-        return {}
-
-
 def require_rasterio(path: str | os.PathLike) -> None:
-    """Raise ValueError unless rasterio, the extra [geo], can be imported; `path` is the scene that needs it."""
+    """Raise ValueError unless rasterio, the extra [geo], can be imported; `path` is the file that needs it."""
     try:
         import rasterio  # noqa: F401
     except ImportError as error:
         raise ValueError(
-            'GeoTIFFs, and TIFFs too large for Pillow, are read and written by rasterio, which cannot be imported '
-            f"here: {os.fspath(path)!r} is one; pip install 'rexnet-timm[geo]'") from error
+            'GeoTIFFs, and TIFFs and PNGs of more pixels, bands or bits than Pillow takes, are read by rasterio, which '
+            f"cannot be imported here: {str(path)!r} is one; pip install 'rexnet-timm[geo]'") from error
 
 
-def open_tiff(path: str | os.PathLike, mode: str = 'r', **options: Any) -> Any:
-    """`rasterio.open` for TIFF files, without a warning where they have no georeference."""
+def open_tiff(path: str | os.PathLike, mode: str = 'r', driver: str = 'GTiff', **options: Any) -> Any:
+    """`rasterio.open` for TIFF files, or those of another driver, without a warning of a missing georeference."""
     import rasterio
 
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
         # one driver, and an absolute path: what is named .tif cannot lead GDAL to other files or addresses
-        return rasterio.open(os.path.abspath(path), mode, driver='GTiff', **options)
+        return rasterio.open(os.path.abspath(path), mode, driver=driver, **options)
 
 
 class Scene:
     """A TIFF file that is read by windows, as the channels that a model takes. A context, at whose end it is closed.
 
-    A file has as many bands as the model has channels; grey becomes RGB and the other way round, and a palette becomes
-    its colours, as in :func:`read_image`. An alpha band beyond them tells where there is data. It is read in any
-    thread, in one at a time.
+    Its bands become channels as in :func:`read_image`. An alpha band beyond them tells where there is data. It is read
+    in any thread, in one at a time.
 
     Args:
-        path: The file, of 8 bits a band. It needs no georeference.
+        path: The file. It needs no georeference.
         in_chans: Channels that are asked for.
+        bands: Which bands they are, counted from 1; empty for all.
+        scale: What values become 0 and 1, see `bands.Scale`.
 
     Attributes:
         size: Height and width.
         has_gaps: Whether there may be pixels without data: by a nodata value, a mask or an alpha band.
 
     Raises:
-        DatasetError: Not readable as TIFF, other bands, more than 8 bits, more than one picture, or stored in blocks
-            that are too large for windows.
+        DatasetError: Not readable as TIFF, other bands, values of another kind than the scale is for, more than one
+            picture, or stored in blocks that are too large for windows.
         FileNotFoundError: No such file.
         ValueError: rasterio cannot be imported.
     """
 
-    def __init__(self, path: str | os.PathLike, in_chans: int) -> None:
+    def __init__(
+            self, path: str | os.PathLike, in_chans: int, bands: Sequence[int] = (), scale: Scale = EIGHT_BITS) -> None:
         require_rasterio(path)
         import rasterio
 
         if not os.path.isfile(path):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
-        self.path, self.in_chans = Path(path), in_chans
+        self.path, self.in_chans, self._scale = Path(path), in_chans, scale
         with ExitStack() as stack:
-            stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE))
-            try:
-                opened = open_tiff(path)
-            except rasterio.errors.RasterioError as error:
-                raise self._unreadable(error, 'name a TIFF file.') from error
-            self._dataset = stack.enter_context(opened)
-            self._check_file()
-            self._bands = self._find_bands()
+            self._dataset = _open_checked(self.path, stack)
+            _check_upright(self._dataset, self.path)
+            _check_blocks(self._dataset, self.path)
+            self._bands = self._find_bands(bands)
             self.size = self._dataset.height, self._dataset.width
             gaps = rasterio.enums.MaskFlags.all_valid
             self.has_gaps = not self._alpha_is_channel and any(
@@ -184,82 +165,192 @@ class Scene:
             known = self._dataset.dataset_mask(window=window) > 0 if self.has_gaps else None
         except rasterio.errors.RasterioError as error:
             cause = error.__cause__ or error  # GDAL's own words
-            raise self._unreadable(cause, 'replace or remove the file.') from error
-        return Window(self._channels(values), known)
+            raise _unreadable(self.path, cause, 'replace or remove the file.') from error
+        values = _in_colors(values, self._levels)
+        if self._palette_bands:
+            values = values[[number - 1 for number in self._palette_bands]]
+        return Window(scaled(as_channels(values, self.in_chans), self._scale, self.path), known)
 
-    def _channels(self, values: np.ndarray) -> torch.Tensor:
-        """The bands of a window, uint8 (bands, rows, columns), as channels."""
-        if self._levels is not None:  # of a palette, or of fewer bits
-            values = np.moveaxis(self._levels[values], -1, 1).reshape(-1, *values.shape[1:])
-        pixels = torch.from_numpy(values)
-        if len(pixels) == self.in_chans:
-            return pixels
-        return F.pil_to_tensor(convert(F.to_pil_image(pixels), self.in_chans))
-
-    def _check_file(self) -> None:
-        """Raise DatasetError for a file of which something would be lost, or that cannot be read by windows."""
-        source, path = self._dataset, self.path
-        bits = [np.dtype(kind).itemsize * 8 for kind in source.dtypes]
-        if any(kind != 'uint8' for kind in source.dtypes):
-            raise DatasetError(
-                f'Images must have 8 bits a channel: {path} has {max(bits)} ({source.dtypes[0]}); convert it to 8 bits '
-                'by the range of its values, as it was done for the images of the training.')
-        if len(source.subdatasets) > 1:
-            raise DatasetError(
-                f'Every image must be one picture: {path} has {len(source.subdatasets)} pages; save each as a file of '
-                'its own.')
-        tags = _first_tags(path)
-        if _ASSOCIATED_ALPHA in tags.get(_EXTRA_SAMPLES, ()):
-            raise DatasetError(
-                f'Bands must be independent: the colours in {path} are stored multiplied by the last (associated '
-                'alpha); save it with unassociated alpha, or without.')
-        if tags.get(_ORIENTATION, 1) != 1 and not _has_place(path, tags):
-            raise DatasetError(
-                f'An image without a georeference that is read by windows must be stored upright: {path} has the '
-                f'orientation {tags[_ORIENTATION]}; turn its pixels, and take that tag away.')
-        rows, columns = source.block_shapes[0]
-        together = source.count if source.profile.get('interleave') == 'pixel' else 1
-        if rows * columns * together > MAX_BLOCK:
-            raise DatasetError(
-                f'An image that is read by windows must be stored in small tiles or strips: {path} has one of '
-                f'{rows} x {columns} pixels, which is decoded at once; store it in tiles, as gdal_translate -co '
-                "TILED=YES does, or in Python rasterio.shutil.copy(path, 'tiled.tif', TILED=True).")
-
-    def _find_bands(self) -> list[int]:
+    def _find_bands(self, chosen: Sequence[int]) -> list[int]:
         """Numbers of the bands that are read. DatasetError where they are not those that the model takes."""
-        from rasterio.enums import ColorInterp
-
-        source, kinds = self._dataset, self._dataset.colorinterp
-        bands = list(source.indexes)
-        has_alpha = len(bands) > 1 and kinds[-1] == ColorInterp.alpha
-        self._alpha_is_channel = has_alpha and len(bands) == self.in_chans
+        source = self._dataset
+        has_alpha = _has_alpha(source)
+        self._levels = _levels(source) if source.count - has_alpha == 1 else None
+        colors = 1 if self._levels is None else self._levels.shape[-1]
+        count = source.count if colors == 1 else colors + has_alpha
+        picked = pick_bands(count, has_alpha, self.in_chans, chosen, self.path)
+        check_bits(max(np.dtype(kind).itemsize * 8 for kind in source.dtypes), self._scale, self.path)
+        self._alpha_is_channel = has_alpha and count in picked
         if has_alpha and not self._alpha_is_channel:
-            number = bands.pop()
-            _logger.info('%s: band %d is marked as alpha: where it is 0, there is no data.', self.path, number)
-        self._levels = _levels(source) if len(bands) == 1 else None
-        colors = len(bands) if self._levels is None else self._levels.shape[-1]
-        if colors == self.in_chans or {colors, self.in_chans} <= {1, 3}:
-            return bands
-        remedy = 'name a file that has them.'
-        if len(bands) > self.in_chans:
-            numbers = ','.join(map(str, bands[:self.in_chans]))
-            remedy = (
-                'write those into a file of their own, in the order of the training, as rio stack '
-                f'{shlex.quote(str(self.path))} -b {numbers} -o bands.tif does.')
-        raise DatasetError(
-            f'An image must have the {self.in_chans} bands that the model was trained on: {self.path} has '
-            f'{source.count}{" with alpha" if has_alpha else ""}; {remedy}')
+            _logger.info('%s: band %d is marked as alpha: where it is 0, there is no data.', self.path, source.count)
+        self._palette_bands = picked if colors == 3 else ()
+        return [1] if self._palette_bands else picked
 
-    def _unreadable(self, error: BaseException, remedy: str) -> DatasetError:
-        return DatasetError(
-            f'Every image must be readable: {self.path} is not ({type(error).__name__}: {first_lines(error, 1)}); '
-            f'{remedy}')
+
+class LabelWindow:
+    """A part of a large mask, as what draws its labels.
+
+    Args:
+        path: The TIFF, of one band.
+        size: Height and width that it must have.
+        rows: First row, and the one after the last.
+        columns: Likewise.
+    """
+
+    def __init__(
+            self, path: Path, size: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]) -> None:
+        self.path, self.size, self.rows, self.columns = path, size, rows, columns
+
+    def __str__(self) -> str:
+        return f'{self.path}, rows {self.rows[0]} to {self.rows[1]}, columns {self.columns[0]} to {self.columns[1]}'
+
+    def labels(self) -> np.ndarray:
+        """The numbers as they are stored, (rows, columns).
+
+        Raises:
+            DatasetError: Not readable as TIFF, not one band of whole numbers, or of another size.
+        """
+        require_rasterio(self.path)
+        import rasterio
+
+        with ExitStack() as stack:
+            source = _open_checked(self.path, stack)
+            _check_blocks(source, self.path)
+            if source.count != 1 or np.dtype(source.dtypes[0]).kind not in 'iu':
+                raise DatasetError(
+                    f'The mask of an image that is read by windows must have one band of whole numbers: {self.path} '
+                    f'has {source.count} of {source.dtypes[0]}; save it so.')
+            if (source.height, source.width) != self.size:
+                raise DatasetError(
+                    f'Image and mask must have the same size: {self.path} is {source.width} x {source.height} (width x '
+                    f'height) and its image {self.size[1]} x {self.size[0]}; export it again at the size of the image.')
+            window = rasterio.windows.Window.from_slices(self.rows, self.columns)
+            try:
+                return source.read(1, window=window)
+            except rasterio.errors.RasterioError as error:
+                raise _unreadable(self.path, error.__cause__ or error, 'replace or remove the file.') from error
+
+
+def read_parts(path: Path, number: int = 16, side: int = 64) -> Bands:
+    """Some squares of a TIFF that is too large to be read whole, side by side, the same at every call."""
+    import rasterio
+
+    rng = np.random.default_rng(0)
+    with ExitStack() as stack:
+        source = _open_checked(path, stack)
+        _check_blocks(source, path)
+        height, width = min(side, source.height), min(side, source.width)
+        try:
+            parts = [source.read(window=rasterio.windows.Window(
+                rng.integers(source.width - width + 1), rng.integers(source.height - height + 1), width, height))
+                for _ in range(number)]
+        except rasterio.errors.RasterioError as error:
+            raise _unreadable(path, error.__cause__ or error, 'replace or remove the file.') from error
+        return Bands(_with_colors(np.concatenate(parts, axis=-1), source), _has_alpha(source))
+
+
+def read_whole(path: Any, header: Header) -> Bands:
+    """All bands of a TIFF or PNG as displayed, a palette as its colours.
+
+    Args:
+        path: The file, or what stands for one in a larger file.
+        header: What is known of it.
+
+    Raises:
+        DatasetError: Not readable, too many pixels, or more than one picture.
+        ValueError: rasterio cannot be imported.
+    """
+    require_rasterio(path)
+    import rasterio
+
+    limit = max_pixels()
+    if limit is not None and header.size[0] * header.size[1] > limit:
+        raise TooLargeError(
+            f'An image in memory has at most {limit} pixels: {path} has more; cut the image and its mask into smaller '
+            'tiles, such as 2048 x 2048.')
+    with ExitStack() as stack:
+        source = _open_checked(path, stack, 'GTiff' if header.format == 'TIFF' else 'PNG')
+        has_alpha = _has_alpha(source)
+        try:
+            values = source.read()
+        except rasterio.errors.RasterioError as error:
+            raise _unreadable(path, error.__cause__ or error, 'replace or remove the file.') from error
+        values = _with_colors(values, source)
+    return Bands(turned(values, header.orientation), has_alpha)
+
+
+def _open_checked(path: Any, stack: ExitStack, driver: str = 'GTiff') -> Any:
+    """A file that is open as long as the stack. DatasetError for one of which something would be lost."""
+    import rasterio
+
+    stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE))
+    try:
+        if isinstance(path, Path):
+            source = open_tiff(path, driver=driver)
+        else:
+            with path.open('rb') as file:
+                source = open_tiff(stack.enter_context(rasterio.MemoryFile(file.read())).name, driver=driver)
+        stack.enter_context(source)
+    except rasterio.errors.RasterioError as error:
+        raise _unreadable(path, error, 'name a TIFF file.') from error
+    if len(source.subdatasets) > 1:
+        raise DatasetError(
+            f'Every image must be one picture: {path} has {len(source.subdatasets)} pages; save each as a file of '
+            'its own.')
+    if isinstance(path, Path) and _ASSOCIATED_ALPHA in first_tags(path).get(_EXTRA_SAMPLES, ()):
+        raise DatasetError(
+            f'Bands must be independent: the colours in {path} are stored multiplied by the last (associated '
+            'alpha); save it with unassociated alpha, or without.')
+    return source
+
+
+def _check_upright(source: Any, path: Path) -> None:
+    tags = first_tags(path)
+    if tags.get(_ORIENTATION, 1) != 1 and not _has_place(path, tags):
+        raise DatasetError(
+            f'An image without a georeference that is read by windows must be stored upright: {path} has the '
+            f'orientation {tags[_ORIENTATION]}; turn its pixels, and take that tag away.')
+
+
+def _check_blocks(source: Any, path: Path) -> None:
+    rows, columns = source.block_shapes[0]
+    together = source.count if source.profile.get('interleave') == 'pixel' else 1
+    if rows * columns * together * np.dtype(source.dtypes[0]).itemsize > MAX_BLOCK:
+        raise DatasetError(
+            f'An image that is read by windows must be stored in small tiles or strips: {path} has one of '
+            f'{rows} x {columns} pixels, which is decoded at once; store it in tiles, as gdal_translate -co '
+            "TILED=YES does, or in Python rasterio.shutil.copy(path, 'tiled.tif', TILED=True).")
+
+
+def _has_alpha(source: Any) -> bool:
+    from rasterio.enums import ColorInterp
+
+    return source.count > 1 and source.colorinterp[-1] == ColorInterp.alpha
+
+
+def _in_colors(values: np.ndarray, levels: np.ndarray | None) -> np.ndarray:
+    """One band of a palette, or of fewer bits, as what its numbers mean (bands, rows, columns)."""
+    return values if levels is None else np.moveaxis(levels[values[0]], -1, 0)
+
+
+def _with_colors(values: np.ndarray, source: Any) -> np.ndarray:
+    """All bands (bands, rows, columns) of a file, a palette as its colours."""
+    levels = _levels(source) if source.count - _has_alpha(source) == 1 else None
+    return values if levels is None else np.concatenate([_in_colors(values[:1], levels), values[1:]])
+
+
+def _unreadable(path: Any, error: BaseException, remedy: str) -> DatasetError:
+    return DatasetError(
+        f'Every image must be readable: {path} is not ({type(error).__name__}: {first_lines(error, 1)}); '
+        f'{remedy}')
 
 
 def _levels(source: Any) -> np.ndarray | None:
     """uint8 (256, 1 or 3): what the values of a single band mean, None where they are what they say."""
     from rasterio.enums import ColorInterp
 
+    if source.dtypes[0] != 'uint8':
+        return None
     if source.colorinterp[0] == ColorInterp.palette:  # as GDAL gives grey too in which white is zero
         colors = np.zeros((256, 3), np.uint8)
         for value, color in source.colormap(1).items():

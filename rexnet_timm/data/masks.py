@@ -21,17 +21,24 @@ from torchvision import tv_tensors
 
 from ..errors import DatasetError
 from .description import DEFAULT_IGNORE_LABEL
-from .images import decode, read_header
+from .images import Header, decode, read_header
 from .labels import HIGHEST, INVALID, LOWEST, ColorTable, LabelTable, color_keys
 
-__all__ = ['MaskReader', 'count_labels', 'foreground_value', 'found_colors', 'stored_labels']
+__all__ = [
+    'ColoredMaskError', 'MaskReader', 'check_mask_header', 'count_labels', 'foreground_value', 'found_colors',
+    'mask_size', 'stored_labels']
 
 # Modes whose pixels are one number: 1 bit, grey, palette (the index is the label), 16 and 32 bit integers.
 _MASK_MODES = ('1', 'L', 'P', 'I', 'I;16', 'I;16L', 'I;16B', 'I;16N')
 _COLOR_MODES = ('RGB', 'RGBA', 'RGBX')
+_MODES_OF_COLORS = ('1', 'L', 'P', 'PA', 'LA', *_COLOR_MODES)
 _WHITE = 255
 _MOST_SHOWN = 8  # of labels or colours in a message
 _MOST_LOOKED_AT = 64  # masks whose labels are counted before a run
+
+
+class ColoredMaskError(DatasetError):
+    """A mask in colours, of which no table says what they are."""
 
 
 def stored_labels(mask: Any, colors: ColorTable | None = None) -> np.ndarray:
@@ -52,33 +59,13 @@ def stored_labels(mask: Any, colors: ColorTable | None = None) -> np.ndarray:
     if mask.suffix.lower() == '.npy':
         return _labels_of_array(mask)
     picture, header = decode(mask, 'mask')
-    if header.format in ('JPEG', 'MPO'):
-        raise DatasetError(
-            f'A mask must be stored without loss: {mask} is a JPEG file, which blurs labels; save it as PNG from the '
-            'source.')
-    if picture.mode in _COLOR_MODES and header.bits > 8:
-        raise DatasetError(
-            f'Colours of a mask must have 8 bits a channel: {mask} has {header.bits}, of which some would be lost; '
-            'save it as 8-bit RGB, or as grey or palette PNG of indices.')
-    if colors is not None and picture.mode in ('1', 'L', 'P', 'PA', 'LA', *_COLOR_MODES):
+    check_mask_header(mask, header, colors)
+    if colors is not None and picture.mode in _MODES_OF_COLORS:
         return _labels_of_colors(mask, picture, colors)
-    if header.white_is_zero:
-        raise DatasetError(
-            f'A mask must say plainly which number a pixel has: {mask} is a TIFF with inverted grey (WhiteIsZero), '
-            'which some programs turn over and others do not; save it with black as zero (in ImageJ: Image > Lookup '
-            'Tables > Invert LUT), or as PNG.')
     if picture.mode in ('LA', 'PA', *_COLOR_MODES):
         return _grey_of_colors(mask, picture)
     if header.mode == 'F':
         return _whole(np.array(picture), mask)
-    if header.mode not in _MASK_MODES:
-        raise DatasetError(
-            f'A mask must be a single-channel image whose pixels are class indices: {mask} has mode {header.mode}; '
-            'save it as 8-bit grey or palette PNG.')
-    if header.channels > 1:
-        raise DatasetError(
-            f'A mask must be a single-channel image whose pixels are class indices: {mask} has {header.channels} '
-            'channels; save the one with the labels.')
     labels = np.array(picture)
     if labels.dtype == np.bool_:
         return labels.view(np.uint8) > 0  # Pillow's bytes are 0 and 255
@@ -89,6 +76,50 @@ def stored_labels(mask: Any, colors: ColorTable | None = None) -> np.ndarray:
     if header.mode == 'I' and header.bits == 32 and header.signed is False:
         labels = labels.view(np.uint32)
     return labels
+
+
+def check_mask_header(path: Path, header: Header, colors: ColorTable | None = None) -> None:
+    """Raise DatasetError for a mask whose header tells that it holds no labels, or that some would be changed."""
+    if header.format in ('JPEG', 'MPO'):
+        raise DatasetError(
+            f'A mask must be stored without loss: {path} is a JPEG file, which blurs labels; save it as PNG from the '
+            'source.')
+    if header.mode in _COLOR_MODES and header.bits > 8:
+        raise DatasetError(
+            f'Colours of a mask must have 8 bits a channel: {path} has {header.bits}, of which some would be lost; '
+            'save it as 8-bit RGB, or as grey or palette PNG of indices.')
+    if colors is not None and header.mode in _MODES_OF_COLORS:
+        return
+    if header.white_is_zero:
+        raise DatasetError(
+            f'A mask must say plainly which number a pixel has: {path} is a TIFF with inverted grey (WhiteIsZero), '
+            'which some programs turn over and others do not; save it with black as zero (in ImageJ: Image > Lookup '
+            'Tables > Invert LUT), or as PNG.')
+    if header.mode in ('F', 'LA', 'PA', *_COLOR_MODES):  # of which the pixels tell
+        return
+    if header.mode not in _MASK_MODES:
+        raise DatasetError(
+            f'A mask must be a single-channel image whose pixels are class indices: {path} has mode {header.mode}; '
+            'save it as 8-bit grey or palette PNG.')
+    if header.channels > 1:
+        raise DatasetError(
+            f'A mask must be a single-channel image whose pixels are class indices: {path} has {header.channels} '
+            'channels; save the one with the labels.')
+
+
+def mask_size(mask: Any, colors: ColorTable | None = None) -> tuple[int, int] | None:
+    """Height and width of a mask by its header, None of one that is drawn and does not tell.
+
+    Raises:
+        DatasetError: A header that is damaged, or that tells that the mask cannot be used.
+    """
+    if hasattr(mask, 'labels'):
+        return getattr(mask, 'size', None)
+    if mask.suffix.lower() == '.npy':
+        return _labels_of_array(mask, mmap_mode='r').shape
+    header = read_header(mask, 'mask')
+    check_mask_header(mask, header, colors)
+    return header.size
 
 
 def _labels_of_colors(path: Path, picture: Image.Image, colors: ColorTable) -> np.ndarray:
@@ -121,15 +152,15 @@ def _grey_of_colors(path: Path, picture: Image.Image) -> np.ndarray:
     if (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 0] == pixels[..., 2]).all():
         return pixels[..., 0]
     shown = ', '.join(map(str, list(_count_colors(pixels))[:_MOST_SHOWN]))
-    raise DatasetError(
+    raise ColoredMaskError(
         f'A mask must hold class indices, or a colour table must say what its colours are: {path} has mode '
         f'{picture.mode} with colours such as {shown}; pass as color_map a text file with a line for each class, such '
         'as "road,128,64,128", or save the mask as 8-bit grey or palette PNG of indices.')
 
 
-def _labels_of_array(path: Path) -> np.ndarray:
+def _labels_of_array(path: Path, mmap_mode: str | None = None) -> np.ndarray:
     try:
-        labels = np.load(path, allow_pickle=False)
+        labels = np.load(path, mmap_mode, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DatasetError(
             f'Every mask must be readable: {path} is not ({type(error).__name__}: {error}); replace or remove the '
@@ -139,7 +170,7 @@ def _labels_of_array(path: Path) -> np.ndarray:
     if labels.ndim != 2:
         raise DatasetError(f'A mask must be an array (H, W) of class indices: {path} has the shape {shape}; save one '
                            'number a pixel.')
-    return labels if labels.dtype.kind in 'biu' else _whole(labels, path)
+    return labels if labels.dtype.kind in 'biu' or mmap_mode else _whole(labels, path)
 
 
 def _whole(labels: np.ndarray, path: Path) -> np.ndarray:

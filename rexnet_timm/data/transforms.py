@@ -3,10 +3,14 @@
 Scale jitter, crop, flips and colour are the recipe that segmentation has kept since DeepLab
 (https://arxiv.org/abs/1706.05587); argument names and defaults are timm's.
 
-Own code stands only where v2 has none: a scale relative to each image's own size, colour jitter for other than one or
-three channels, and masks resized on the pixel centres that images are resized on.
+Own code stands only where v2 has none: a scale relative to each image's own size, crops that look for rare classes,
+brightness and contrast for any channels and values, displacements in pixels, and masks resized on the pixel centres
+that images are resized on.
+
+Images are uint8, or float32 whose values from 0 to 1 are what 0 to 255 are of uint8; see `bands.scaled`.
 """
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn as nn
@@ -25,10 +29,15 @@ _INTERPOLATIONS = {
     'bilinear': InterpolationMode.BILINEAR,
     'bicubic': InterpolationMode.BICUBIC,
 }
+# Of rotation and elastic deformation, for which v2 has nothing smoother
+_OF_GRIDS = {'nearest': InterpolationMode.NEAREST, 'bilinear': InterpolationMode.BILINEAR,
+             'bicubic': InterpolationMode.BILINEAR}
+_ELASTIC_CELL = 64  # pixels between points that are displaced independently of each other
 # Hue is the colour that class names most depend on: as a share of the jitter of the other three it stays small.
 _HUE_SHARE = 0.1
 
 Pair = tuple[tv_tensors.Image, tv_tensors.Mask]
+Span = tuple[int, int]  # begin and end along one side
 
 
 def _resize_pair(image: tv_tensors.Image, mask: tv_tensors.Mask, size: Sequence[int], interpolation: str) -> Pair:
@@ -59,12 +68,21 @@ class Resize(nn.Module):
         return _resize_pair(image, mask, self.size, self.interpolation)
 
 
+def _fill_of(image: torch.Tensor, fill: Sequence[float]) -> list[float]:
+    """Values of padding, 0 to 255, as an image has them."""
+    return [round(value) if image.dtype == torch.uint8 else value / 255 for value in fill]
+
+
 class RandomScaleCrop(nn.Module):
     """Scale the image by a random factor and crop it at a random place, padding it where it is smaller.
 
     The window of `size / factor` is cut first and then resized to `size`, which gives what scaling the whole image and
     then cropping gives, at a cost that does not grow with the image. An image that is smaller than the window is
-    wholly inside it, at a random place.
+    wholly inside it, at a random place. Where the crop is turned or bent, a window is cut that covers it.
+
+    Some crops may be made to hold a pixel of a class that is drawn evenly from those of the image, without the
+    commonest one: classes of few pixels are then seen more often, as in nnU-Net (https://arxiv.org/abs/1904.08128),
+    which draws one of the foreground.
 
     Args:
         size: Height and width of the result in pixels.
@@ -73,6 +91,9 @@ class RandomScaleCrop(nn.Module):
         fill: Value of padded image pixels, one a channel, 0 to 255.
         ignore_label: Value of padded mask pixels.
         interpolation: Of the image.
+        rotation: Largest angle in degrees by which the crop is turned, to either side.
+        elastic: Standard deviation of a smooth displacement in pixels, see `Elastic`.
+        balanced_share: Share of the crops that hold a pixel of such a class, where the image has one.
     """
 
     def __init__(
@@ -82,6 +103,9 @@ class RandomScaleCrop(nn.Module):
             fill: Sequence[float],
             ignore_label: int,
             interpolation: str = 'bilinear',
+            rotation: float = 0.,
+            elastic: float = 0.,
+            balanced_share: float = 0.,
     ) -> None:
         super().__init__()
         self.size = size
@@ -89,43 +113,197 @@ class RandomScaleCrop(nn.Module):
         self.fill = list(fill)
         self.ignore_label = ignore_label
         self.interpolation = interpolation
+        self.rotation = rotation
+        self.elastic = Elastic(elastic, fill, ignore_label, interpolation) if elastic else None
+        self.balanced_share = balanced_share
+
+    def _draw(self) -> tuple[float, list[int], list[int]]:
+        """The angle, the size to which the window is resized, and that of the window."""
+        factor = torch.empty((), dtype=torch.float64).uniform_(*self.log_scale).exp().item()
+        angle = _uniform(-self.rotation, self.rotation) if self.rotation else 0.
+        margin = math.ceil(2 * self.elastic.pixels) if self.elastic else 0
+        size = _covering([side + 2 * margin for side in self.size], angle)
+        return angle, size, [max(1, round(side / factor)) for side in size]
+
+    def of_source(self, sides: Sequence[int], read: Callable[[Span, Span], Pair]) -> Pair:
+        """A crop of a pair that is not in memory as a whole, of which only the window is read.
+
+        Args:
+            sides: Height and width of the pair.
+            read: The part of both from the first to before the second row, and column.
+        """
+        angle, size, window = self._draw()
+        begins = [int(torch.randint(min(0, side - length), max(0, side - length) + 1, ()))
+                  for side, length in zip(sides, window, strict=True)]
+        spans = [(max(0, begin), min(side, begin + length))
+                 for begin, side, length in zip(begins, sides, window, strict=True)]
+        image, mask = read(*spans)
+        fill = {tv_tensors.Image: _fill_of(image, self.fill), tv_tensors.Mask: self.ignore_label}
+        begins = [begin - first for begin, (first, _) in zip(begins, spans, strict=True)]
+        return self._finish(*_crop_at(image, mask, begins, window, fill), angle, size, fill)
 
     def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
-        factor = torch.empty((), dtype=torch.float64).uniform_(*self.log_scale).exp().item()
-        window = [max(1, round(side / factor)) for side in self.size]
-        crop = v2.RandomCrop(
-            window,
-            pad_if_needed=True,
-            fill={tv_tensors.Image: self.fill, tv_tensors.Mask: self.ignore_label},
-        )
-        return _resize_pair(*crop(image, mask), self.size, self.interpolation)
+        angle, size, window = self._draw()
+        place = None
+        if self.balanced_share and _uniform(0, 1) < self.balanced_share:
+            place = _pixel_of_a_rarer_class(mask, self.ignore_label)
+        fill = {tv_tensors.Image: _fill_of(image, self.fill), tv_tensors.Mask: self.ignore_label}
+        if place is None:
+            image, mask = v2.RandomCrop(window, pad_if_needed=True, fill=fill)(image, mask)
+        else:
+            image, mask = _crop_around(image, mask, place, window, fill)
+        return self._finish(image, mask, angle, size, fill)
+
+    def _finish(
+            self,
+            image: tv_tensors.Image,
+            mask: tv_tensors.Mask,
+            angle: float,
+            size: Sequence[int],
+            fill: dict[type, float | list[float]],
+    ) -> Pair:
+        """From a window to the crop."""
+        image, mask = _resize_pair(image, mask, size, self.interpolation)
+        if angle:
+            mode = _OF_GRIDS[self.interpolation]
+            image = F.rotate(image, angle, interpolation=mode, fill=fill[tv_tensors.Image])
+            mask = F.rotate(mask, angle, fill=self.ignore_label)
+        if self.elastic:
+            image, mask = self.elastic(image, mask)
+        return F.center_crop(image, list(self.size)), F.center_crop(mask, list(self.size))
+
+
+def _uniform(low: float, high: float) -> float:
+    return torch.empty((), dtype=torch.float64).uniform_(low, high).item()
+
+
+def _covering(size: Sequence[int], angle: float) -> list[int]:
+    """Height and width of what covers a crop of a size that is turned by an angle in degrees."""
+    if not angle:
+        return list(size)
+    sine, cosine = abs(math.sin(math.radians(angle))), abs(math.cos(math.radians(angle)))
+    height, width = size
+    covering = math.ceil(height * cosine + width * sine), math.ceil(width * cosine + height * sine)
+    # as much more on either side, so that the centre stays between the same pixels
+    return [outer + (outer - inner) % 2 for outer, inner in zip(covering, size, strict=True)]
+
+
+def _pixel_of_a_rarer_class(mask: torch.Tensor, ignore_label: int) -> tuple[int, int] | None:
+    """Row and column of a pixel of a class that is not the image's commonest one; None where there is no such."""
+    labels = mask.as_subclass(torch.Tensor).flatten()
+    counts = labels.bincount(minlength=ignore_label + 1)
+    counts[ignore_label] = 0
+    counts[counts.argmax()] = 0
+    classes = counts.nonzero()[:, 0]
+    if not len(classes):
+        return None
+    label = classes[torch.randint(len(classes), ())]
+    number = torch.randint(int(counts[label]), ()).item()
+    place = int((labels == label).nonzero()[number, 0])
+    return divmod(place, mask.shape[-1])
+
+
+def _crop_around(
+        image: tv_tensors.Image,
+        mask: tv_tensors.Mask,
+        place: Sequence[int],
+        window: Sequence[int],
+        fill: dict[type, float | list[float]],
+) -> Pair:
+    """The window at a random place among those that hold a pixel, and as much of the image as they can."""
+    begins = []
+    for at, side, length in zip(place, mask.shape[-2:], window, strict=True):
+        low, high = (max(0, at - length + 1), min(at, side - length)) if side >= length else (side - length, 0)
+        begins.append(int(torch.randint(low, high + 1, ())))
+    return _crop_at(image, mask, begins, window, fill)
+
+
+def _crop_at(
+        image: tv_tensors.Image,
+        mask: tv_tensors.Mask,
+        begins: Sequence[int],
+        window: Sequence[int],
+        fill: dict[type, float | list[float]],
+) -> Pair:
+    """The window of a height and width whose first row and column are told, padded where it is outside."""
+    (top, left), (height, width) = begins, window
+    rows, columns = mask.shape[-2:]
+    outside = [max(0, -left), max(0, -top), max(0, left + width - columns), max(0, top + height - rows)]
+    if any(outside):
+        image = F.pad(image, outside, fill=fill[tv_tensors.Image])
+        mask = F.pad(mask, outside, fill=fill[tv_tensors.Mask])
+    where = (top + outside[1], left + outside[0], height, width)
+    return F.crop(image, *where), F.crop(mask, *where)
+
+
+class Elastic(nn.Module):
+    """Random displacement of the pixels, smooth over the distance of 64 pixels.
+
+    Args:
+        pixels: Standard deviation of the displacement in each direction, in pixels.
+        fill: Value of image pixels that come from outside, one a channel, 0 to 255.
+        ignore_label: Value of such mask pixels.
+        interpolation: Of the image.
+    """
+
+    def __init__(self, pixels: float, fill: Sequence[float], ignore_label: int, interpolation: str) -> None:
+        super().__init__()
+        self.pixels = pixels
+        self.fill = list(fill)
+        self.ignore_label = ignore_label
+        self.interpolation = interpolation
+
+    def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
+        height, width = mask.shape[-2:]
+        cells = [max(2, math.ceil(side / _ELASTIC_CELL) + 1) for side in (height, width)]
+        points = nn.functional.interpolate(
+            torch.randn(1, 2, *cells), (height, width), mode='bicubic', align_corners=True)
+        # v2 measures from -1 to 1 over the image, in the order x, y
+        shifts = points.permute(0, 2, 3, 1) * (2 * self.pixels / torch.tensor([width, height]))
+        image = F.elastic(image, shifts, _OF_GRIDS[self.interpolation], fill=_fill_of(image, self.fill))
+        return image, F.elastic(mask, shifts, fill=self.ignore_label)
 
 
 class ColorJitter(nn.Module):
-    """Random brightness, contrast, saturation and a little hue, for any number of channels.
+    """Random brightness, contrast, saturation and a little hue, as far as an image has them.
 
-    The first three channels are taken as RGB and any further ones are left as they are; images of fewer than three
-    channels get brightness and contrast, each channel for itself.
+    The first three channels of an image in colour get all of them. Other channels, of which nothing tells what their
+    sum or their differences mean, get brightness and contrast by factors that all have in common, so that the
+    proportions between bands stay.
 
     Args:
         color_jitter: Each of the three factors is drawn from 1 - color_jitter to 1 + color_jitter; hue is turned by at
             most a tenth of it, in turns of the colour circle.
+        has_colors: Whether the first three channels are red, green and blue. Of float images they never are.
     """
 
-    def __init__(self, color_jitter: float) -> None:
+    def __init__(self, color_jitter: float, has_colors: bool = True) -> None:
         super().__init__()
+        self.strength, self.has_colors = color_jitter, has_colors
         self.jitter = v2.ColorJitter(color_jitter, color_jitter, color_jitter, min(color_jitter * _HUE_SHARE, 0.5))
 
     def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
-        planes = image.as_subclass(torch.Tensor)
-        # as one picture or, where there are no colours, each channel as a picture of its own
-        parts = [planes[:3]] if len(planes) >= 3 else list(planes.split(1))
-        parts = [self.jitter(tv_tensors.wrap(part, like=image)).as_subclass(torch.Tensor) for part in parts]
-        return tv_tensors.wrap(torch.cat([*parts, planes[3:]]), like=image), mask
+        planes, parts = image.as_subclass(torch.Tensor), []
+        if self.has_colors and len(planes) >= 3 and planes.dtype == torch.uint8:
+            parts.append(self.jitter(tv_tensors.wrap(planes[:3], like=image)).as_subclass(torch.Tensor))
+            planes = planes[3:]
+        if len(planes):
+            parts.append(self._brightness_and_contrast(planes))
+        return tv_tensors.wrap(torch.cat(parts), like=image), mask
+
+    def _brightness_and_contrast(self, planes: torch.Tensor) -> torch.Tensor:
+        # v2 takes one or three channels only, and would cut floats off at 0 and 1
+        brightness, contrast = (_uniform(max(0, 1 - self.strength), 1 + self.strength) for _ in range(2))
+        values = planes.float() * brightness
+        mean = values.mean((-2, -1), keepdim=True)
+        values = (values - mean) * contrast + mean
+        return values.round().clamp(0, 255).to(torch.uint8) if planes.dtype == torch.uint8 else values
 
 
 class ToNormalizedTensor(nn.Module):
-    """End of every chain: image float32 `(value / 255 - mean) / std` and mask in its dtype, as plain tensors.
+    """End of every chain: image float32 `(value - mean) / std` and mask in its dtype, as plain tensors.
+
+    uint8 is divided by 255 before.
 
     Args:
         mean: Mean of each channel, of values in 0 to 1.
@@ -196,12 +374,16 @@ def create_segmentation_transform(
         color_jitter: float = 0.4,
         interpolation: str = 'bilinear',
         in_chans: int = 3,
+        has_colors: bool = True,
+        rotation: float = 0.,
+        elastic: float = 0.,
+        balanced_share: float = 0.,
 ) -> v2.Compose:
     """Create the transform of a segmentation data set.
 
-    Training: random scale, random crop to `img_size` (padding with the mean colour and `ignore_label`), random flips,
-    colour jitter, normalisation. Evaluation: the native size, or resized to `img_size`, and normalisation. All
-    randomness comes from torch's global generator.
+    Training: random scale, rotation and elastic deformation, random crop to `img_size` (padding with the mean colour
+    and `ignore_label`), random flips, colour jitter, normalisation. Evaluation: the native size, or resized to
+    `img_size`, and normalisation. All randomness comes from torch's global generator.
 
     Args:
         is_training: Whether to augment.
@@ -217,30 +399,40 @@ def create_segmentation_transform(
         color_jitter: Strength of the change of brightness, contrast and saturation, 0 for none to 1.
         interpolation: Of images: 'nearest', 'bilinear' or 'bicubic'. Masks are always resized by nearest neighbour.
         in_chans: Channels of the images.
+        has_colors: Whether the first three channels are red, green and blue; see `ColorJitter`.
+        rotation: Largest angle by which crops are turned to either side, 0 to 180 degrees.
+        elastic: Standard deviation of a smooth random displacement, in pixels of the crop; see `Elastic`.
+        balanced_share: Share of the crops that look for rarer classes; see `RandomScaleCrop`.
 
     Returns:
-        A callable that takes `tv_tensors.Image` uint8 (in_chans, H, W) and `tv_tensors.Mask` (H, W) and returns the
-        image as float32 tensor (in_chans, H, W) and the mask as int64 tensor (H, W).
+        A callable that takes `tv_tensors.Image` (in_chans, H, W), uint8 or float32 from 0 to 1, and `tv_tensors.Mask`
+        (H, W), and returns the image as float32 tensor (in_chans, H, W) and the mask as int64 tensor (H, W).
 
     Raises:
         ValueError: An argument out of range, or training without `img_size`.
     """
     img_size = _check_transform(
-        is_training, img_size, interpolation, hflip=hflip, vflip=vflip, color_jitter=color_jitter)
+        is_training, img_size, interpolation, hflip=hflip, vflip=vflip, color_jitter=color_jitter,
+        balanced_share=balanced_share)
+    if not 0 <= rotation <= 180:
+        raise ValueError(f'rotation must be from 0 to 180 degrees, got {rotation}.')
+    if not 0 <= elastic < math.inf:
+        raise ValueError(f'elastic must be at least 0 pixels, got {elastic}.')
     if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
         raise ValueError(f'scale must be two factors, 0 < lowest <= highest, got {scale}.')
 
     mean, std = _channel_values('mean', mean, in_chans), _channel_values('std', std, in_chans)
     steps: list[nn.Module] = []
     if is_training:
-        fill = [round(255 * value) for value in mean]
-        steps.append(RandomScaleCrop(img_size, scale, fill, ignore_label, interpolation))
+        fill = [255 * value for value in mean]
+        steps.append(
+            RandomScaleCrop(img_size, scale, fill, ignore_label, interpolation, rotation, elastic, balanced_share))
         if hflip > 0:
             steps.append(v2.RandomHorizontalFlip(hflip))
         if vflip > 0:
             steps.append(v2.RandomVerticalFlip(vflip))
         if color_jitter > 0:
-            steps.append(ColorJitter(color_jitter))
+            steps.append(ColorJitter(color_jitter, has_colors))
     elif img_size is not None:
         steps.append(Resize(img_size, interpolation))
     return v2.Compose([*steps, ToNormalizedTensor(mean, std)])

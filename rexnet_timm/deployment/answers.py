@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from PIL import Image
+from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from ..data.images import read_header
@@ -134,7 +135,7 @@ class Answerer:
     def _timed(self, source: Path, scale: int | None) -> tuple[Prediction, float]:
         """The prediction of a file, and the seconds that it took from the decoded image on."""
         predictor = self._predictors[scale]
-        image = read_any(source, self.description.in_chans)
+        image = tv_tensors.Image(read_any(source, **self.description.reading))  # which is not scaled again
         times = []
         # the first run at a new size prepares what the following ones find ready
         while not times or (len(times) == 1 and times[0] < SHORT):

@@ -52,8 +52,9 @@ def evaluate(
             training, with a loader of its batches as `data`: it is measured as after an epoch, by
             `rexnet_timm.training.engine.evaluate`, and no other argument counts.
         data: Folder as for training, or a description of one, or a map-style data set. Samples are an image uint8
-            (C, H, W), which is prepared as the model's description says, or a float one, which is taken as it is, with
-            labels or depth (H, W); for classification a picture or a tensor with the number of its class.
+            (C, H, W), or `tv_tensors.Image` of floats from 0 to 1, which is prepared as the model's description says,
+            or another float one, which is taken as it is, with labels or depth (H, W); for classification a picture or
+            a tensor with the number of its class.
         split: Part of the folder.
         batch_size: Images at once in each process, all of one size.
         workers: Loading processes of each process.

@@ -20,6 +20,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from ..data.bands import EIGHT_BITS
 from ..data.description import DataDescription
 from ..errors import first_lines
 from ..files import atomic_path
@@ -72,7 +73,8 @@ def export(
         path: The file to write. The weights of OpenVINO's .xml go beside it, into .bin.
         format: 'onnx', 'openvino', 'torch-export' or 'torchscript'; None goes by the ending of `path`.
         normalize: Whether the file takes uint8 images from 0 to 255 and normalises them itself. Otherwise it takes
-            normalised float32 images. None: ONNX and OpenVINO do, the formats of torch do not.
+            normalised float32 images. None: ONNX and OpenVINO do, unless images have other bits, and the formats of
+            torch do not.
         argmax: Whether the file returns classes, uint8 (N, H, W) or (N,), in place of logits; of a binary mask 1 where
             the logit is above 0.
         size: Height and width that the file is made for; None for any.
@@ -101,9 +103,14 @@ def export(
     require(f'write {format}', format)
     if size is not None and (len(size) != 2 or min(size) < SMALLEST):
         raise ValueError(f'size must be height and width of at least 32, got {" ".join(map(str, size))}.')
-    if normalize is None:
-        normalize = format in ('onnx', 'openvino')
     description = description_of(model)
+    is_deep = description.reading['scale'] != EIGHT_BITS
+    if normalize and is_deep:
+        raise ValueError(
+            'normalize makes a file that takes uint8 images from 0 to 255, and those of this model have other bits: '
+            'leave it out, and give the file what preprocessing in its metadata says.')
+    if normalize is None:
+        normalize = format in ('onnx', 'openvino') and not is_deep
     if int8:
         _check_int8(format, description, half, calibration, num_calibration_images)
         calibration_samples(model, calibration)  # before the work begins

@@ -111,13 +111,14 @@ def normalize(images: torch.Tensor, description: DataDescription) -> torch.Tenso
     """Images as the networks take them: float32 `(value - mean) / std`, of values in the description's `value_range`.
 
     Args:
-        images: uint8 (..., channels, H, W).
+        images: uint8 (..., channels, H, W), or float32 from 0 to 1, as `data.bands.scaled` gives them.
         description: What the network knows of its data.
     """
     low, high = description.value_range
     mean, std = (images.new_tensor(values, dtype=torch.float32)[:, None, None]
                  for values in (description.mean, description.std))
-    return (images.float() / 255 * (high - low) + low - mean) / std
+    shares = images.float() / 255 if images.dtype == torch.uint8 else images
+    return (shares * (high - low) + low - mean) / std
 
 
 def windows(length: int, tile: int, overlap: float, fixed: bool = False) -> list[tuple[int, int]]:

@@ -67,8 +67,9 @@ def describe(model: nn.Module, description: DataDescription) -> nn.Module:
     """Give a model what it knows of its data, which `save_pretrained` of SMP's models keeps; returns the model.
 
     Its attributes are then `description` itself, and of it `class_names` (list of str), `colors` (list of RGB),
-    `ignore_index`, and `preprocessing`: a dict of 'mean' and 'std' of each channel, of values in 'value_range', and of
-    'in_chans', the number of channels.
+    `ignore_index`, and `preprocessing`: a dict of 'in_chans', the number of channels; 'bands', their numbers in a file
+    ([] for all); 'image_scale', by which values are divided, or the pairs of values that become 0 and 1; and 'mean' and
+    'std' of each channel, of values that are then brought from 0 to 1 into 'value_range'.
     """
     model.description = description
     model.class_names = list(description.class_names)
@@ -76,7 +77,8 @@ def describe(model: nn.Module, description: DataDescription) -> nn.Module:
     model.ignore_index = description.ignore_index
     model.preprocessing = {
         'mean': list(description.mean), 'std': list(description.std), 'value_range': list(description.value_range),
-        'in_chans': description.in_chans}
+        'in_chans': description.in_chans, 'bands': list(description.bands),
+        'image_scale': description.reading['scale']}
     if isinstance(model, smp.base.SegmentationModel):
         model.config[SAVED] = description.to_dict()
     return model

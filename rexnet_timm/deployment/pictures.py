@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 __all__ = [
     'colorize', 'colorize_depth', 'confusion_picture', 'draw_bars', 'draw_curve', 'error_map', 'prediction_sheet',
-    'to_picture', 'worst_sheet']
+    'sample_sheet', 'to_picture', 'worst_sheet']
 
 IGNORED_COLOR = (60, 60, 60)
 MARGIN = 8
@@ -174,6 +174,43 @@ def worst_sheet(
     if legend:
         _draw_legend(draw, legend, top, class_names, palette, font)
     return sheet
+
+
+def sample_sheet(
+        samples: Sequence[tuple[str, torch.Tensor, torch.Tensor]],
+        class_names: Sequence[str],
+        palette: np.ndarray,
+        width: int = 240,
+) -> Image.Image:
+    """Samples of a data set: a row for each with the image, its mask, and the mask laid over the image.
+
+    Args:
+        samples: Caption, image (C, H, W) and labels (H, W) of each. Images that are not uint8 are shown from their
+            lowest to their highest value. Labels outside the classes are painted dark grey.
+        class_names: Names for the legend, which has those that are seen.
+        palette: (len(class_names), 3) uint8 RGB colours.
+        width: Width of a tile in pixels.
+
+    Returns:
+        RGB picture.
+    """
+    rows, seen = [], set()
+    for caption, image, labels in samples:
+        mask, picture = colorize(labels, palette), to_picture(_as_bytes(image))
+        seen.update(np.unique(labels.cpu().numpy()).tolist())
+        rows.append((caption, [picture, mask, Image.blend(picture, mask, 0.5)]))
+    classes = [index for index in range(len(class_names)) if index in seen]
+    names, colors = [class_names[index] for index in classes], palette[classes]
+    if seen - set(classes):
+        names, colors = [*names, 'ignored'], np.vstack([colors, np.array([IGNORED_COLOR], np.uint8)])
+    return worst_sheet(('image', 'mask', 'both'), rows, names, colors, width)
+
+
+def _as_bytes(image: torch.Tensor) -> torch.Tensor:
+    if image.dtype == torch.uint8:
+        return image
+    low, high = image.amin(), image.amax()
+    return ((image - low) * (255 / (high - low).clamp(min=1e-9))).to(torch.uint8)
 
 
 def confusion_picture(counts: np.ndarray, class_names: Sequence[str]) -> Image.Image:

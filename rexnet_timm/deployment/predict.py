@@ -15,8 +15,10 @@ import torch.nn as nn
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from timm.data import create_transform
+from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
+from ..data.bands import EIGHT_BITS, Scale, as_channels, as_uint8, scaled
 from ..data.description import DataDescription
 from ..data.geo import Scene, Window, is_scene
 from ..data.images import IMAGE_MODES, TooLargeError, convert, max_pixels, read_image, upright
@@ -53,7 +55,7 @@ class Prediction:
     """What a model says of one image of height H and width W. Of a task, the attributes of the others are None.
 
     Attributes:
-        image: uint8 (channels, H, W) on the CPU, the image as displayed.
+        image: uint8 (channels, H, W) on the CPU, the image as displayed; of other bits, its scaled values to look at.
         description: What the model knows of its data.
         num_classes: K, the number of classes; of a binary mask 2, background and foreground.
         mask: Segmentation: (H, W) class of each pixel, uint8; above 256 classes uint16, above 65536 int64.
@@ -261,14 +263,14 @@ class Predictor:
         """Predict one image, in memory. Pixels of a file that have no data are predicted like the others; see `write`.
 
         Args:
-            image: A path, a PIL image, uint8 array (H, W) or (H, W, channels), or uint8 tensor (channels, H, W); see
-                :func:`read_any`.
+            image: A path, a PIL image, array (H, W) or (H, W, channels), or tensor (channels, H, W), with values as
+                the files of the training have them; see :func:`read_any`.
 
         Raises:
             DatasetError: A file that cannot be used.
             ValueError: An image that the model does not take.
         """
-        image = read_any(image, self.description.in_chans)
+        image = read_any(image, **self.description.reading)
         return self._classification(image) if self.task == 'classification' else self._dense(image)
 
     def write(
@@ -313,7 +315,7 @@ class Predictor:
         """Predictions of the parts of an image, row after row, as soon as each is final. Not for classification.
 
         Args:
-            image: uint8 (in_chans, H, W), or an open scene.
+            image: (in_chans, H, W) as `read_any` gives it, or an open scene.
             keep_probabilities: Whether they have the probabilities of masks.
 
         Yields:
@@ -353,12 +355,12 @@ class Predictor:
                 default if value is None else value for value, default in
                 zip((self.description.min_depth, self.description.max_depth), DEPTH_RANGE, strict=True))
             depth = disparity_to_depth(maps[0].cpu(), nearest, farthest).numpy()
-            return Prediction(image, self.description, depth=depth)
+            return Prediction(as_uint8(image), self.description, depth=depth)
         classes = len(maps)
         dtype = np.uint8 if classes <= 2 ** 8 else np.uint16 if classes <= 2 ** 16 else np.int64
         keep = keep_probabilities and not self.returns_classes
         return Prediction(
-            image, self.description, classes, mask=maps.argmax(0).cpu().numpy().astype(dtype),
+            as_uint8(image), self.description, classes, mask=maps.argmax(0).cpu().numpy().astype(dtype),
             probabilities=maps.cpu().numpy() if keep else None)
 
     def _dense(self, image: torch.Tensor) -> Prediction:
@@ -372,7 +374,7 @@ class Predictor:
                     whole[name] = np.empty((*values.shape[:-2], *image.shape[-2:]), values.dtype)
                 rows, columns = values.shape[-2:]
                 whole[name][..., top:top + rows, left:left + columns] = values
-        return Prediction(image, self.description, part.num_classes, **whole)
+        return Prediction(as_uint8(image), self.description, part.num_classes, **whole)
 
     @torch.no_grad()
     def _classification(self, image: torch.Tensor) -> Prediction:
@@ -390,45 +392,56 @@ def predict(model: nn.Module, image: str | os.PathLike | Image.Image | np.ndarra
     return Predictor(model)(image)
 
 
-def read_any(image: str | os.PathLike | Image.Image | np.ndarray | torch.Tensor, in_chans: int) -> torch.Tensor:
-    """An image in any form as a uint8 tensor (in_chans, H, W) on the CPU, as displayed.
+def read_any(
+        image: str | os.PathLike | Image.Image | np.ndarray | torch.Tensor,
+        in_chans: int,
+        bands: Sequence[int] = (),
+        scale: Scale = EIGHT_BITS,
+) -> torch.Tensor:
+    """An image in any form as a tensor (in_chans, H, W) on the CPU, as displayed: uint8, or float32 of other scales.
 
     Grey becomes RGB and the other way round, and alpha is left out, as `data.images.read_image` does for files. Files
     with a georeference are read as `data.geo.Scene` says.
 
     Args:
         image: A path; a PIL image, whose EXIF orientation is applied; an array (H, W) or (H, W, channels); or a tensor
-            (channels, H, W). Arrays and tensors are uint8, in the order RGB.
+            (channels, H, W). Arrays and tensors have the channels of the model, in the order RGB for colours, and
+            values as files have them; a float `tv_tensors.Image` has values that are scaled already.
         in_chans: Channels that are asked for.
+        bands: Which bands of a file they are, counted from 1; empty for all.
+        scale: What values become 0 and 1, see `data.bands.Scale`.
 
     Raises:
         DatasetError: A file that cannot be used.
         ValueError: Another dtype or shape, or channels that cannot be converted.
     """
     if isinstance(image, (str, os.PathLike)):
-        return _read_file(Path(image), in_chans)
+        return _read_file(Path(image), in_chans, bands, scale)
     if isinstance(image, Image.Image):
-        return _from_pil(upright(image), in_chans)
+        return _from_pil(upright(image), in_chans, scale)
+    if isinstance(image, tv_tensors.Image) and image.is_floating_point() and image.shape[0] == in_chans:
+        return image.as_subclass(torch.Tensor).detach().cpu()
     if isinstance(image, np.ndarray):
-        form, pixels = 'array (H, W) or (H, W, channels)', image[..., None] if image.ndim == 2 else image
-        pixels = torch.from_numpy(np.array(pixels)).movedim(-1, 0) if pixels.dtype == np.uint8 else None
+        form, values = 'array (H, W) or (H, W, channels)', image[..., None] if image.ndim == 2 else image
+        values = np.moveaxis(values, -1, 0)
     elif isinstance(image, torch.Tensor):
-        form, pixels = 'tensor (channels, H, W)', image.detach().cpu() if image.dtype == torch.uint8 else None
+        form, values = 'tensor (channels, H, W)', image.detach().cpu().numpy()
     else:
         raise ValueError(f'An image is a path, a PIL image, an array or a tensor, got {type(image).__name__}.')
-    if pixels is None or pixels.ndim != 3 or 0 in pixels.shape:
-        raise ValueError(f'An image must be a uint8 {form}, got {image.dtype} of the shape {tuple(image.shape)}.')
-    pixels = pixels.as_subclass(torch.Tensor).contiguous()
-    if pixels.shape[0] == in_chans:
-        return pixels
-    if pixels.shape[0] not in IMAGE_MODES or in_chans not in IMAGE_MODES:
-        raise ValueError(f'The model takes {in_chans} channels, got an image with {pixels.shape[0]}.')
-    return _from_pil(F.to_pil_image(pixels), in_chans)
+    is_deep = scale != EIGHT_BITS
+    if values.ndim != 3 or 0 in values.shape or not (is_deep or values.dtype == np.uint8):
+        kind = f'{form} with values as those of the training' if is_deep else f'uint8 {form}'
+        raise ValueError(f'An image must be a {kind}, got {image.dtype} of the shape {tuple(image.shape)}.')
+    if len(values) == in_chans or is_deep and {len(values), in_chans} == {1, 3}:
+        return scaled(np.array(as_channels(values, in_chans)), scale, f'an image of the shape {tuple(image.shape)}')
+    if is_deep or len(values) not in IMAGE_MODES or in_chans not in IMAGE_MODES:
+        raise ValueError(f'The model takes {in_chans} channels, got an image with {len(values)}.')
+    return _from_pil(F.to_pil_image(torch.from_numpy(np.array(values))), in_chans, scale)
 
 
-def _read_file(path: Path, in_chans: int) -> torch.Tensor:
+def _read_file(path: Path, in_chans: int, bands: Sequence[int], scale: Scale) -> torch.Tensor:
     if is_scene(path):
-        with Scene(path, in_chans) as scene:
+        with Scene(path, in_chans, bands, scale) as scene:
             height, width = scene.size
             limit = max_pixels()
             if limit is not None and height * width > limit:
@@ -436,12 +449,8 @@ def _read_file(path: Path, in_chans: int) -> torch.Tensor:
                     f'An image in memory has at most {limit} pixels: {path} has more; cut it, or write its mask or '
                     'depth by windows, with Predictor.write.')
             return scene.read((0, height), (0, width)).pixels
-    if in_chans not in IMAGE_MODES:
-        raise ValueError(
-            f'Image files other than GeoTIFFs have 1, 3 or 4 channels, and the model takes {in_chans}: pass an array '
-            f'(H, W, {in_chans}), got {path}.')
     try:
-        return read_image(path, in_chans).as_subclass(torch.Tensor)
+        return read_image(path, in_chans, bands, scale).as_subclass(torch.Tensor)
     except TooLargeError as error:
         names = ' '.join(shlex.quote(str(name)) for name in (path, path.with_suffix('.tif')))
         raise DatasetError(
@@ -449,8 +458,11 @@ def _read_file(path: Path, in_chans: int) -> torch.Tensor:
             f"TIFF, which is read by windows: pip install 'rexnet-timm[geo]', and rio convert {names}") from error
 
 
-def _from_pil(image: Image.Image, in_chans: int) -> torch.Tensor:
-    if image.mode in ('I', 'F') or image.mode.startswith('I;'):
+def _from_pil(image: Image.Image, in_chans: int, scale: Scale) -> torch.Tensor:
+    is_deep = image.mode in ('I', 'F') or image.mode.startswith('I;')
+    if scale != EIGHT_BITS and (is_deep or image.mode in IMAGE_MODES.values()):
+        return read_any(np.array(image), in_chans, scale=scale)
+    if is_deep:
         raise ValueError(
             f'Images must have 8 bits a channel, got one of mode {image.mode}: convert it by the range of its values.')
     if in_chans not in IMAGE_MODES or (in_chans == 4 and image.mode != 'RGBA'):

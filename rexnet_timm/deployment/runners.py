@@ -6,8 +6,10 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from PIL import Image
+from torchvision import tv_tensors
 
 from ..data import DataDescription
+from ..data.bands import as_uint8
 from ..disparity import disparity_to_depth
 from ..grid import enlarge
 from .pictures import colorize, colorize_depth, error_map, to_picture
@@ -271,6 +273,8 @@ RUNNERS = {'segmentation': _Segmentation, 'depth': _Depth, 'classification': _Cl
 
 def _picture(image: torch.Tensor) -> Image.Image:
     """A tensor as a picture; of one that comes normalised the range that it has."""
+    if isinstance(image, tv_tensors.Image):
+        image = as_uint8(image)
     image = image.as_subclass(torch.Tensor)
     if image.dtype != torch.uint8:
         image = image.float()

@@ -11,6 +11,7 @@ import torch.distributed as dist
 import torch.nn as nn
 from timm.data import create_dataset, create_transform
 from torch.utils.data import Dataset
+from torchvision import tv_tensors
 
 from ..data import DataDescription, DatasetError, Layout, SegmentationFolder, describe_data
 from ..data.formats import holds_masks, names_of_file
@@ -126,7 +127,7 @@ def samples_of(model: nn.Module, description: DataDescription, data: Any, split:
 
 
 class _PrepareDense:
-    """Image uint8 (C, H, W) to what the model takes; a float image passes as it is."""
+    """Image (C, H, W) to what the model takes: uint8 and `tv_tensors.Image` are pixels, another float image passes."""
 
     def __init__(self, description: DataDescription, takes_uint8: bool, target_dtype: torch.dtype) -> None:
         self.takes_uint8 = takes_uint8
@@ -143,7 +144,7 @@ class _PrepareDense:
                 f'{type(image).__name__} and {type(target).__name__}.')
         if self.takes_uint8 and image.dtype != torch.uint8:
             raise ValueError(f'The model takes uint8 images, got {image.dtype}: leave out the transform of the data.')
-        if image.dtype == torch.uint8 and not self.takes_uint8:
+        if (image.dtype == torch.uint8 or isinstance(image, tv_tensors.Image)) and not self.takes_uint8:
             return self.normalize(image, target)
         return image.as_subclass(torch.Tensor), target.as_subclass(torch.Tensor).to(self.target_dtype)
 
@@ -179,12 +180,14 @@ def _mask_folder(model: nn.Module, description: DataDescription, data: DataDescr
     elif data.class_names:
         where = f'{data.source.root}, read as {data.source},'
         _check_classes(description, number, data.class_names, len(data.class_names), where)
-    dataset = SegmentationFolder(data, split, 1 if number == 2 else number, in_chans=description.in_chans)
+    dataset = SegmentationFolder(
+        data.seen_as(description), split, 1 if number == 2 else number, in_chans=description.in_chans)
     if names.is_file():
         _check_classes(description, number, dataset.class_names, number, str(names))
     told = dataset.told_of_labels()
-    if told and not (dist.is_available() and dist.is_initialized() and dist.get_rank()):
-        _logger.warning(told)
+    if not (dist.is_available() and dist.is_initialized() and dist.get_rank()):
+        for line in (*dataset.told_of_images(), *([told] if told else ())):
+            _logger.warning(line)
     return dataset
 
 

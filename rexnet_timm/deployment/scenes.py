@@ -39,7 +39,7 @@ def write_scene(
     """What `Predictor.write` does; see there for the arguments and errors."""
     _check(predictor, source, target, output)
     with ExitStack() as stack:
-        scene = stack.enter_context(Scene(source, predictor.description.in_chans))
+        scene = stack.enter_context(Scene(source, **predictor.description.reading))
         part = stack.enter_context(atomic_path(target))
         views = predictor.views_of(scene)
         number = count_windows(scene.size, predictor.model, views['tile'], views['overlap'])

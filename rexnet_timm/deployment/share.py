@@ -39,7 +39,8 @@ TOLD = (
     'input_size', 'batch_size', 'grad_accum_steps', 'epochs', 'opt', 'opt_args', 'lr', 'weight_decay', 'sched',
     'warmup_epochs', 'min_lr', 'model_ema', 'amp', 'seed')
 TOLD_OF_TASK = {
-    'segmentation': ('scales', 'scale_weights', 'scale_target', 'seg_loss', 'class_weights', 'ignore_index'),
+    'segmentation': ('scales', 'scale_weights', 'scale_target', 'seg_loss', 'class_weights', 'ignore_index',
+                     'bands', 'rotation', 'elastic', 'class_balanced_crops'),
     'depth': ('scales', 'scale_weights', 'min_depth', 'max_depth', 'smoothness'),
     'classification': ('smoothing', 'mixup', 'cutmix', 'aa', 'reprob', 'bce_loss')}
 

@@ -44,12 +44,12 @@ def refused_yaml(tmp_path, text: str) -> str:
 
 @pytest.mark.parametrize('words, text', [
     ('--weight-decay -1', 'must be at least 0, got -1.0.'),
-    ('--std -1', 'must be above 0 and at most 1, got -1.0.'),
-    ('--std 0', 'must be above 0 and at most 1, got 0.0.'),
-    ('--std 58.4', 'must be above 0 and at most 1, got 58.4.'),
-    ('--mean nan', "must be a number of at least 0 and at most 1, got 'nan'."),
-    ('--mean 123.7', 'must be at least 0 and at most 1, got 123.7.'),
-    ('--mean 0.5 0.5', 'must have one value, or one for each of the 3 channels, got 0.5 0.5.'),
+    ('--std -1', 'must be above 0 and at most 10, got -1.0.'),
+    ('--std 0', 'must be above 0 and at most 10, got 0.0.'),
+    ('--std 58.4', 'must be above 0 and at most 10, got 58.4.'),
+    ('--mean nan', "must be a number of at least -10 and at most 10, got 'nan'."),
+    ('--mean 123.7', 'must be at least -10 and at most 10, got 123.7.'),
+    ('--mean 0.5 0.5 --in-chans 3', 'must have one value, or one for each of the 3 channels, got 0.5 0.5.'),
     ('--std 0.5 0.5 0.5 --in-chans 4', 'must have one value, or one for each of the 4 channels, got 0.5 0.5 0.5.'),
     ('--mixup nan', "must be a number of at least 0, got 'nan'."),
     ('--cutmix -0.1', 'must be at least 0, got -0.1.'),
@@ -534,7 +534,7 @@ def test_an_error_that_no_check_raised_is_a_fault_of_the_program(command):
     ("The model's num_classes isn't the file's.", "The model's --num-classes isn't the file's."),
 ])
 def test_arguments_are_shown_as_options(text, shown):
-    assert parsing._with_flags(text, train_flags()) == shown
+    assert parsing.with_flags(text, train_flags()) == shown
 
 
 @pytest.mark.parametrize('text', [
@@ -542,5 +542,5 @@ def test_arguments_are_shown_as_options(text, shown):
     'num_classes/1.png is broken', 'num_classes.txt is broken', 'C:\\num_classes is broken', 'the scale and the seed',
     'set_grad_checkpointing() and my_num_classes_2', 'pass --num_classes', 'grad_checkpointing(model)'])
 def test_names_of_files_and_quoted_words_are_left_alone(text):
-    assert parsing._with_flags(text, train_flags()) == text
+    assert parsing.with_flags(text, train_flags()) == text
     assert re.sub(r'\s+', ' ', text) == text  # a line

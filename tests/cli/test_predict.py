@@ -233,7 +233,8 @@ def test_a_geotiff_gives_a_geotiff(photos, capsys):
     assert output == '4 of 6 images predicted in output/predict\n'
     lines = [line.strip() for line in error.splitlines() if 'rexnet predict:' in line]
     assert len(lines) == 2
-    assert 'photos/broken.tif is not (' in lines[0] and 'photos/four.tif has 4; write those into' in lines[1]
+    assert 'photos/broken.tif is not (' in lines[0] and 'photos/four.tif has 4; choose' in lines[1]\
+        and 'such as --bands 1 2 3, or' in lines[1]
     assert 'scene.tiff: ' in error and 'window' in error
     assert run('photos/scene.tiff') == 2
     assert 'results exist, such as output/predict/scene.tif: pass --overwrite' in capsys.readouterr().err

@@ -217,7 +217,7 @@ def test_one_file_of_coco(tmp_path):
 
 
 def test_outlines_on_a_photo_as_stored(tmp_path):
-    """The sizes of the annotations are those of the file, which is shown turned: the cause is told."""
+    """The sizes of the annotations are those of the file, which is shown turned: they are turned with it."""
     trees.coco(tmp_path)
     path = tmp_path / 'train2017' / '000000000000.jpg'
     photo = Image.open(path)
@@ -225,8 +225,9 @@ def test_outlines_on_a_photo_as_stored(tmp_path):
     exif = photo.getexif()
     exif[ExifTags.Base.Orientation] = 6
     photo.save(path, exif=exif)
-    with pytest.raises(DatasetError, match='has an EXIF orientation, by which it is shown turned, and .*outlines of'):
-        SegmentationFolder(tmp_path, 'train')[0]
+    image, labels = SegmentationFolder(tmp_path, 'train')[0]
+    assert image.shape[1:] == labels.shape == trees.SIZE[::-1]
+    assert np.array_equal(labels.numpy(), np.rot90(trees.coco_classes(), -1))  # by a quarter to the right
 
 
 def test_coco_panoptic(tmp_path):
@@ -407,4 +408,4 @@ def test_a_loader_can_send_the_data_to_other_processes(make, tmp_path):
 def test_no_picture_is_opened_at_the_start(tmp_path, monkeypatch):
     trees.cityscapes(tmp_path)
     monkeypatch.setattr(Image, 'open', lambda *args: pytest.fail('a picture was opened'))
-    assert len(both(tmp_path)[0]) == 4
+    assert len(describe_data(tmp_path).source.samples('train')) == 4

@@ -1,5 +1,4 @@
 """The reader of GeoTIFFs and large TIFFs: what it reads is what `read_image` reads, and the rest is refused."""
-import shlex
 import sys
 import warnings
 
@@ -10,16 +9,16 @@ from geotiffs import noise, write_geotiff
 from pictures import write_tiff
 from PIL import Image
 
-from rexnet_timm.data import DatasetError
+from rexnet_timm.data import DatasetError, SegmentationFolder, create_segmentation_transform
 from rexnet_timm.data.geo import Scene, is_scene
 from rexnet_timm.data.images import read_image
 
 rasterio = pytest.importorskip('rasterio', reason='needs the extra geo')
 
 
-def read(path, in_chans: int) -> torch.Tensor:
+def read(path, *args) -> torch.Tensor:
     """A scene, read in windows that no block has."""
-    with Scene(path, in_chans) as scene:
+    with Scene(path, *args) as scene:
         height, width = scene.size
         rows = [(top, min(top + 37, height)) for top in range(0, height, 37)]
         columns = [(left, min(left + 41, width)) for left in range(0, width, 41)]
@@ -125,12 +124,9 @@ def tiff_of_pages(path):
 
 @pytest.mark.parametrize('write, in_chans, text', [
     (lambda path: write_geotiff(path, noise(4, 40, 48)), 3,
-     'the 3 bands that the model was trained on: .*a.tif has 4; write those .* rio stack .*a.tif -b 1,2,3 '),
-    (lambda path: write_geotiff(path, noise(3, 40, 48)), 5, 'the 5 bands .*a.tif has 3; name a file that has them'),
-    (lambda path: write_geotiff(path, noise(4, 40, 48), alpha='YES'), 2, 'the 2 bands .*a.tif has 4 with alpha; write'),
-    (lambda path: write_geotiff(path, noise(3, 40, 48).astype(np.uint16)), 3, r'a.tif has 16 \(uint16\); convert it'),
-    (lambda path: write_geotiff(path, noise(3, 40, 48).astype(np.float32)), 3, r'a.tif has 32 \(float32\)'),
-    (lambda path: write_geotiff(path, noise(1, 40, 48).astype(np.int8)), 1, r'a.tif has 8 \(int8\)'),
+     'as many bands as the model has channels, 3: .*a.tif has 4; choose .* bands=1 2 3, or train .* in_chans=4 '),
+    (lambda path: write_geotiff(path, noise(3, 40, 48)), 5, 'channels, 5: .*a.tif has 3; train .* in_chans=3 '),
+    (lambda path: write_geotiff(path, noise(4, 40, 48), alpha='YES'), 2, 'channels, 2: .*a.tif has 4 with alpha;'),
     (lambda path: path.write_bytes(b'no image'), 3, 'a.tif is not .*; name a TIFF file'),
     (lambda path: write_tiff(path, noise(4, 40, 48).transpose(1, 2, 0), 8, 2, (1,)), 3, 'associated alpha'),
     (tiff_of_pages, 3, 'must be one picture: .*a.tif has 3 pages'),
@@ -149,20 +145,45 @@ def test_the_orientation_of_a_georeferenced_file_does_not_count(tmp_path):
     assert np.array_equal(read(tmp_path / 'a.tif', 3).numpy(), noise(3, 40, 48))
 
 
-def test_bands_are_taken_out_as_the_error_says(tmp_path, monkeypatch):
-    from rasterio.rio.main import main_group
-
+def test_bands_are_chosen_as_the_error_says(tmp_path):
     pixels = noise(4, 40, 48)
-    path = write_geotiff(tmp_path / 'a scene.tif', pixels)
-    with pytest.raises(DatasetError) as error:
+    path = write_geotiff(tmp_path / 'a.tif', pixels)
+    with pytest.raises(DatasetError, match='such as bands=1 2 3, '):
         Scene(path, 3)
-    command = str(error.value).split(', as rio ')[1].removesuffix(' does.')
-    monkeypatch.chdir(tmp_path)
-    main_group(shlex.split(command), standalone_mode=False)
-    assert np.array_equal(read('bands.tif', 3).numpy(), pixels[:3])
+    assert np.array_equal(read(path, 3, (1, 2, 3)).numpy(), pixels[:3])
+    assert np.array_equal(read(path, 2, (4, 2)).numpy(), pixels[[3, 1]])
+    with pytest.raises(DatasetError, match='bands that are chosen, 5 1: .*a.tif has 4; choose bands from 1 to 4'):
+        Scene(path, 2, (5, 1))
+
+
+@pytest.mark.parametrize('dtype', ['uint16', 'int16', 'uint32', 'float32', 'float64'])
+def test_windows_of_any_type_are_scaled(dtype, tmp_path):
+    pixels = (noise(6, 90, 100).astype(int) * 16).astype(dtype)
+    path = write_geotiff(tmp_path / 'a.tif', pixels, photometric='MINISBLACK')
+    for bands, scale in (((), 4095.), ((4, 3, 2), ((100., 3000.), (0., 4000.), (7., 8.)))):
+        in_chans = len(bands) or 6
+        image = read(path, in_chans, bands, scale)
+        assert image.dtype == torch.float32 and torch.equal(image, read_image(path, in_chans, bands, scale))
+        low, high = np.array(scale if bands else [(0., scale)]).T[..., None, None]
+        expected = (pixels[[band - 1 for band in bands or range(1, 7)]] - low) / (high - low)
+        np.testing.assert_allclose(image.numpy(), expected.clip(0, 1), atol=1e-6)
+    with Scene(path, 6) as scene, pytest.raises(DatasetError, match=r'8 bits a channel: .*a.tif has .* to 4080'):
+        scene.read((0, 90), (0, 100))
+
+
+def test_images_of_8_bits_are_no_scenes_of_more(tmp_path):
+    path = write_geotiff(tmp_path / 'a.tif', noise(3, 40, 48))
+    with pytest.raises(DatasetError, match='values go up to 65535: .*a.tif has 8 bits a channel'):
+        Scene(path, 3, scale=65535.)
+    for values, text in ((np.int8(-3), 'with a sign, values from -3'), (np.float32(0.5), 'values from 0 to 0.5')):
+        with Scene(write_geotiff(path, np.full((3, 40, 48), values)), 3) as scene:
+            with pytest.raises(DatasetError, match=text):
+                scene.read((0, 40), (0, 48))
 
 
 def test_blocks_are_small_or_the_remedy_makes_them_so(tmp_path, monkeypatch):
+    import rasterio.shutil
+
     pixels = noise(3, 96, 48)
     path = write_geotiff(tmp_path / 'a.tif', pixels, blockysize=96, compress='deflate')
     monkeypatch.setattr('rexnet_timm.data.geo.MAX_BLOCK', 10000)
@@ -233,3 +254,76 @@ def test_polynomials_are_the_place(tmp_path):
     with Scene(path, 3) as scene:
         assert scene.place()['rpcs'].to_dict() == {**rpcs.to_dict(), **{
             name: scene.place()['rpcs'].to_dict()[name] for name in ('err_bias', 'err_rand')}}
+
+
+def large(tmp_path, monkeypatch, **options):
+    """A folder of an image of 90 x 100 pixels that Pillow would not take, and its mask."""
+    labels = np.arange(9000).reshape(90, 100) // 1200
+    for kind, values in (('train', np.stack([labels * 20] * 3)), ('trainannot', labels[None])):
+        (tmp_path / kind).mkdir()
+        write_geotiff(tmp_path / kind / 'a.tif', values.astype(np.uint8), **options)
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 2000)
+    return SegmentationFolder(tmp_path, 'train', 8)
+
+
+@pytest.mark.parametrize('scale', [(1., 1.), (0.3, 2.)])
+def test_crops_of_a_large_image_are_read_by_windows(scale, tmp_path, monkeypatch):
+    """Crops show every part of the image and of the mask, in step; those larger than the image are padded."""
+    dataset = large(tmp_path, monkeypatch)
+    assert dataset.in_chans == 3 and len(dataset) == 1
+    dataset.crops = 5
+    assert len(dataset) == 5 and dataset.paths(4) == dataset.paths(0)
+    dataset.transform = create_segmentation_transform(
+        True, 48, mean=(0,) * 3, std=(1,) * 3, scale=scale, color_jitter=0, interpolation='nearest', rotation=10)
+    read, seen = [], set()
+    own = Scene.read
+    monkeypatch.setattr(Scene, 'read', lambda self, *spans: read.append(spans) or own(self, *spans))
+    torch.manual_seed(0)
+    for index in range(40):
+        image, mask = dataset[index % 5]
+        assert image.shape == (3, 48, 48) and mask.shape == (48, 48)
+        known = mask != 255
+        assert ((image[0] * 255 / 20).round() == mask)[known].float().mean() > 0.97
+        seen |= set(mask[known].tolist())
+    assert seen == set(range(8))
+    heights = {rows[1] - rows[0] for rows, _ in read}
+    assert max(heights) <= 90 and (len(heights) > 20 or scale == (1., 1.))
+    assert min(rows[0] for rows, _ in read) < 4 and max(rows[1] for rows, _ in read) > 86
+
+
+def test_large_images_that_cannot_be_read_by_windows_are_told(tmp_path, monkeypatch):
+    dataset = large(tmp_path, monkeypatch)
+    text = 'more than 4000 pixels is read by windows only in training, .*a.tif has more; cut it and its mask into tiles'
+    for options in ({'is_training': False}, {'is_training': True, 'balanced_share': 0.5}):
+        dataset.transform = create_segmentation_transform(img_size=48, **options)
+        with pytest.raises(DatasetError, match=text):
+            dataset[0]
+    dataset.transform = None
+    with pytest.raises(DatasetError, match=text):
+        dataset.sample_sizes()
+    dataset.transform = create_segmentation_transform(True, 48)
+    mask = tmp_path / 'trainannot' / 'a.tif'
+    for values, error in (
+            (np.zeros((1, 90, 90), np.uint8), 'must have the same size: .*a.tif is 90 x 90 .* image 100 x 90'),
+            (np.zeros((3, 90, 100), np.uint8), 'must have one band of whole numbers: .*a.tif has 3 of uint8'),
+            (np.full((1, 90, 100), 9, np.uint8), r'Labels must be 0 to 7: .*a.tif, rows \d+ to \d+, columns \d+')):
+        write_geotiff(mask, values)
+        with pytest.raises(DatasetError, match=error):
+            dataset[0]
+    mask.unlink()
+    Image.fromarray(np.zeros((90, 100), np.uint8)).save(mask.with_suffix('.png'))
+    dataset = SegmentationFolder(tmp_path, 'train', 8, transform=dataset.transform)
+    with pytest.raises(DatasetError, match='must be a TIFF: .*a.tif has more than 4000 pixels, and .*a.png is none'):
+        dataset[0]
+
+
+def test_the_range_of_large_images_is_measured_on_parts(tmp_path, monkeypatch):
+    (tmp_path / 'train').mkdir()
+    (tmp_path / 'trainannot').mkdir()
+    pixels = np.random.default_rng(0).integers(100, 3000, (2, 90, 100)).astype(np.uint16)
+    write_geotiff(tmp_path / 'train' / 'a.tif', pixels, photometric='MINISBLACK')
+    write_geotiff(tmp_path / 'trainannot' / 'a.tif', np.zeros((1, 90, 100), np.uint8))
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 2000)
+    dataset = SegmentationFolder(tmp_path, 'train', 2)
+    assert dataset.in_chans == 2
+    np.testing.assert_allclose(dataset.description.image_scale, ((100, 3000),) * 2, atol=60)

@@ -1,4 +1,5 @@
 """Tests of the image reader: nothing is cut, turned or left out in silence."""
+import sys
 import warnings
 
 import numpy as np
@@ -8,7 +9,7 @@ from pictures import is_known, one_sample, save, write_png, write_tiff
 from PIL import Image, ImageOps
 
 from rexnet_timm.data import DatasetError, SegmentationFolder
-from rexnet_timm.data.images import read_header, read_image
+from rexnet_timm.data.images import read_bands, read_header, read_image
 
 ORIENTATION = 0x0112
 
@@ -77,42 +78,140 @@ def test_damaged_exif_does_not_matter(tmp_path):
     assert read_image(path, 3).shape == (3, 32, 48)
 
 
+@pytest.mark.parametrize('kind', ['png', 'npy'])
 @pytest.mark.parametrize('orientation', [5, 6, 7, 8])
-def test_a_mask_drawn_on_the_stored_photo_is_told(tmp_path, orientation):
-    image, mask = one_sample(tmp_path, 'a.jpg')
+def test_a_mask_drawn_on_the_stored_photo_is_turned_with_it(tmp_path, orientation, kind):
+    image, mask = one_sample(tmp_path, 'a.jpg', f'a.{kind}')
+    labels = corner()[..., 0] // 255
     save(image, corner(), exif=turned(orientation))
-    save(mask, corner()[..., 0] // 255)
-    with pytest.raises(DatasetError, match=(
-            'a.jpg is 32 x 48 but .*a.png is 48 x 32 .*a.jpg has an EXIF orientation, by which it is shown turned, and '
-            '.*a.png fits it as stored: remove the orientation')):
-        SegmentationFolder(tmp_path, 'train', 2)[0]
-    # the remedies work
-    save(image, corner())
-    assert SegmentationFolder(tmp_path, 'train', 2)[0][0].shape == (3, 32, 48)
-    save(image, corner(), exif=turned(orientation))
+    np.save(mask, labels) if kind == 'npy' else save(mask, labels)
+    pixels, read = SegmentationFolder(tmp_path, 'train', 2)[0]
     shown = ImageOps.exif_transpose(Image.open(image))
-    save(mask, (np.asarray(shown)[..., 0] > 127).astype(np.uint8))
-    pixels, labels = SegmentationFolder(tmp_path, 'train', 2)[0]
-    assert ((pixels[0] > 127) == (labels == 1)).float().mean() > 0.98
+    assert read.shape == shown.size[::-1] and ((pixels[0] > 127) == (read == 1)).float().mean() > 0.98
+    # one that was drawn on the photo as displayed is left as it is
+    upright = (np.asarray(shown)[..., 0] > 127).astype(np.uint8)
+    np.save(mask, upright) if kind == 'npy' else save(mask, upright)
+    assert np.array_equal(SegmentationFolder(tmp_path, 'train', 2)[0][1].numpy(), upright)
 
 
-@pytest.mark.parametrize('name, in_chans, write', [
+def test_a_turned_mask_of_another_photo_is_told(tmp_path):
+    image, mask = one_sample(tmp_path)
+    save(image, corner())
+    save(mask, corner()[..., 0] // 255, exif=turned(6))
+    with pytest.raises(DatasetError, match=(
+            'trainannot/a.png has an EXIF orientation, by which it is shown turned, and .*train/a.png fits it as '
+            'stored: remove the orientation from the mask')):
+        SegmentationFolder(tmp_path, 'train', 2)[0]
+    save(mask, corner()[..., 0] // 255)  # as the remedy says
+    assert SegmentationFolder(tmp_path, 'train', 2)[0][1].shape == (32, 48)
+
+
+DEEP = [
     ('grey.png', 1, lambda path: write_png(path, noise(8, 8, high=4096), 16, 0)),
     ('rgb.png', 3, lambda path: write_png(path, noise(8, 8, 3, high=4096), 16, 2)),
-    ('grey_alpha.png', 3, lambda path: write_png(path, noise(8, 8, 2, high=4096), 16, 4)),
+    ('grey_alpha.png', 2, lambda path: write_png(path, noise(8, 8, 2, high=4096), 16, 4)),
     ('rgba.png', 4, lambda path: write_png(path, noise(8, 8, 4, high=4096), 16, 6)),
     ('grey.tif', 1, lambda path: write_tiff(path, noise(8, 8, 1, high=4096), 16)),
     ('rgb.tif', 3, lambda path: write_tiff(path, noise(8, 8, 3, high=4096), 16, 2)),
     ('rgba.tif', 4, lambda path: write_tiff(path, noise(8, 8, 4, high=4096), 16, 2, (2,))),
-    ('rgb_and_more.tif', 3, lambda path: write_tiff(path, noise(8, 8, 4, high=4096), 16, 2, (0,))),
-    ('float.tif', 1, lambda path: save(path, noise(8, 8).astype(np.float32))),
-    ('int.tif', 1, lambda path: save(path, noise(8, 8).astype(np.int32))),
-])
-def test_more_than_8_bits_are_refused(tmp_path, name, in_chans, write):
-    write(tmp_path / name)
-    bits = 16 if name.split('.')[0] not in ('float', 'int') else 32
-    with pytest.raises(DatasetError, match=rf'Images must have 8 bits a channel: .*{name} has {bits} \(mode .*; conv'):
-        read_image(tmp_path / name, in_chans)
+    ('rgb_and_more.tif', 4, lambda path: write_tiff(path, noise(8, 8, 4, high=4096), 16, 2, (0,))),
+    ('seven.tif', 7, lambda path: write_tiff(path, noise(8, 8, 7, high=4096), 16, 1, (0,) * 6)),
+    ('float.tif', 1, lambda path: save(path, noise(8, 8, high=4096).astype(np.float32))),
+    ('int.tif', 1, lambda path: save(path, noise(8, 8, high=4096).astype(np.int32))),
+    ('grey.npy', 1, lambda path: np.save(path, noise(8, 8, high=4096))),
+    ('five.npy', 5, lambda path: np.save(path, noise(8, 8, 5, high=4096).astype(np.float64))),
+]
+
+
+def needs_rasterio(path) -> None:
+    if path.suffix != '.npy' and not read_header(path, 'image').is_whole:
+        pytest.importorskip('rasterio', reason='needs the extra geo')
+
+
+@pytest.mark.parametrize('name, bands, write', DEEP)
+def test_more_than_8_bits_are_read_whole_or_refused(tmp_path, name, bands, write):
+    path = tmp_path / name
+    write(path)
+    needs_rasterio(path)
+    stored = np.moveaxis(noise(8, 8, bands, high=4096), -1, 0)
+    header = read_header(path, 'image')
+    assert (header.bands, header.size) == (bands, (8, 8)) and header.bits > 8
+    assert np.array_equal(read_bands(path).values, stored)
+    image = read_image(path, bands, scale=4095.)
+    assert image.dtype == torch.float32
+    np.testing.assert_allclose(image.numpy(), stored / 4095, rtol=1e-6)
+    pairs = ((100., 3000.),)
+    np.testing.assert_allclose(
+        read_image(path, bands, scale=pairs).numpy(), ((stored.astype(float) - 100) / 2900).clip(0, 1), atol=1e-6)
+    kind = 'floating-point numbers' if 'float' in name or name == 'five.npy' else rf'{header.bits} bits'
+    with pytest.raises(DatasetError, match=rf'must have 8 bits a channel: .*{name} has {kind}.*, values from 0 to'):
+        read_image(path, bands)
+
+
+@pytest.mark.parametrize('name, bands, write', DEEP)
+def test_bands_are_chosen_by_number(tmp_path, name, bands, write):
+    path = tmp_path / name
+    write(path)
+    needs_rasterio(path)
+    stored = np.moveaxis(noise(8, 8, bands, high=4096), -1, 0)
+    chosen = (bands, 1)[:bands]
+    image = read_image(path, len(chosen), chosen, 4095.)
+    np.testing.assert_allclose(image.numpy(), stored[[band - 1 for band in chosen]] / 4095, rtol=1e-6)
+    with pytest.raises(DatasetError, match=rf'bands that are chosen, 1 9: .*{name} has {bands}'):
+        read_image(path, 2, (1, 9), 4095.)
+
+
+def test_an_image_of_8_bits_does_not_pass_for_one_of_more(tmp_path):
+    save(tmp_path / 'a.png', noise(8, 8, 3))
+    for scale in (65535., ((0., 3000.),)):
+        with pytest.raises(DatasetError, match='have the bits of the others, whose values go up to .*a.png has 8 bits'):
+            read_image(tmp_path / 'a.png', 3, scale=scale)
+    with pytest.raises(DatasetError, match='8 bits must have values up to 1, as their scale says: .*a.png has 25'):
+        read_image(tmp_path / 'a.png', 3, scale=1.)
+    # its own range is one that it may be scaled by
+    image = read_image(tmp_path / 'a.png', 3, scale=((10., 200.),))
+    expected = ((noise(8, 8, 3).astype(float) - 10) / 190).clip(0, 1)
+    np.testing.assert_allclose(image.permute(1, 2, 0).numpy(), expected, atol=1e-6)
+
+
+def test_values_that_are_no_numbers_become_zero(tmp_path):
+    pixels = np.full((4, 4), 0.5, np.float32)
+    np.save(tmp_path / 'a.npy', pixels * 1j)
+    with pytest.raises(DatasetError, match='must be real numbers: .*a.npy has complex64'):
+        read_image(tmp_path / 'a.npy', 1)
+    pixels[0, 0], pixels[1, 1], pixels[2, 2] = np.nan, np.inf, 3
+    np.save(tmp_path / 'a.npy', pixels)
+    image = read_image(tmp_path / 'a.npy', 1, scale=1.)[0]
+    assert (image[0, 0], image[1, 1], image[2, 2], image[3, 3]) == (0, 0, 3, 0.5)  # nothing is cut off
+    np.save(tmp_path / 'a.npy', np.zeros(4))
+    with pytest.raises(DatasetError, match=r'\(H, W\) or \(H, W, bands\): .*a.npy has the shape \(4,\)'):
+        read_image(tmp_path / 'a.npy', 1)
+    (tmp_path / 'a.npy').write_bytes(b'no array')
+    with pytest.raises(DatasetError, match='must be readable: .*a.npy is not'):
+        read_image(tmp_path / 'a.npy', 1)
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_deep_images_are_turned_as_others(tmp_path, orientation):
+    pixels = corner()
+    save(tmp_path / 'a.png', pixels, exif=turned(orientation))
+    exif = (tmp_path / 'a.png').read_bytes()
+    place = exif.index(b'eXIf') - 4
+    write_png(tmp_path / 'b.png', pixels.astype(np.uint16) * 257, 16, 2)
+    deep = (tmp_path / 'b.png').read_bytes()
+    (tmp_path / 'b.png').write_bytes(deep[:33] + exif[place:exif.index(b'IDAT') - 4] + deep[33:])
+    expected = read_image(tmp_path / 'a.png', 3).float() / 255
+    assert torch.equal(read_image(tmp_path / 'b.png', 3, scale=65535.), expected)
+    assert read_header(tmp_path / 'b.png', 'image').size == tuple(expected.shape[1:])
+
+
+def test_colours_and_grey_of_16_bits(tmp_path):
+    write_png(tmp_path / 'rgb.png', noise(8, 8, 3, high=4096), 16, 2)
+    grey = read_image(tmp_path / 'rgb.png', 1, scale=4095.)
+    np.testing.assert_allclose(
+        grey[0].numpy(), noise(8, 8, 3, high=4096) @ np.array([0.299, 0.587, 0.114]) / 4095, atol=1e-6)
+    write_png(tmp_path / 'grey.png', noise(8, 8, high=4096), 16, 0)
+    assert torch.equal(*(read_image(tmp_path / 'grey.png', 3, scale=4095.)[index] for index in (0, 2)))
 
 
 @pytest.mark.parametrize('ending', ['png', 'tif'])
@@ -209,17 +308,32 @@ def test_four_channels(tmp_path):
     for name, extra in (('unassociated', 2), ('associated', 1), ('unspecified', 0)):
         write_tiff(tmp_path / f'{name}.tif', pixels, 8, 2, (extra,))
     assert np.array_equal(read_image(tmp_path / 'unassociated.tif', 4).permute(1, 2, 0).numpy(), pixels)
-    with pytest.raises(DatasetError, match=r'associated.tif are stored multiplied by the fourth \(associated alpha\)'):
+    with pytest.raises(DatasetError, match=r'associated.tif are stored multiplied by the last one \(associated'):
         read_image(tmp_path / 'associated.tif', 4)
-    with pytest.raises(DatasetError, match='unspecified.tif has mode RGB; store the fourth'):
-        read_image(tmp_path / 'unspecified.tif', 4)
-    assert np.array_equal(read_image(tmp_path / 'unspecified.tif', 3).permute(1, 2, 0).numpy(), pixels[..., :3])
+    with pytest.raises(DatasetError, match=(
+            'channels, 3: .*unspecified.tif has 4; choose which .* such as bands=1 2 3, or train .* in_chans=4 ')):
+        read_image(tmp_path / 'unspecified.tif', 3)
+    pytest.importorskip('rasterio', reason='needs the extra geo')
+    assert np.array_equal(read_image(tmp_path / 'unspecified.tif', 4).permute(1, 2, 0).numpy(), pixels)
+    chosen = read_image(tmp_path / 'unspecified.tif', 3, (4, 3, 2)).permute(1, 2, 0).numpy()
+    assert np.array_equal(chosen, pixels[..., [3, 2, 1]])
+
+
+def test_bands_that_pillow_leaves_out_need_rasterio(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'rasterio', None)
+    write_tiff(tmp_path / 'a.tif', noise(8, 8, 7, high=4096), 16, 1, (0,) * 6)
+    write_tiff(tmp_path / 'b.tif', noise(8, 8, 2), 8, 1, (0,))  # Pillow takes it for grey with opaque alpha
+    for name, bands in (('a.tif', 7), ('b.tif', 2)):
+        with pytest.raises(ValueError, match=rf"bands or bits than Pillow .*{name}' is one; pip install 'rexnet-timm"):
+            read_image(tmp_path / name, bands, scale=4095. if bands == 7 else 255.)
 
 
 def test_what_pillow_cannot_convert_is_refused(tmp_path):
     write_tiff(tmp_path / 'a.tif', noise(8, 8, 2), 8, 1, (1,))
+    if not is_known(tmp_path / 'a.tif'):
+        pytest.importorskip('rasterio', reason='needs the extra geo')
     rule = 'grey or in colour: .*a.tif has mode La, which Pillow cannot convert'
-    with pytest.raises(DatasetError, match=rule if is_known(tmp_path / 'a.tif') else 'must be readable: .*a.tif'):
+    with pytest.raises(DatasetError, match=rule if is_known(tmp_path / 'a.tif') else 'Bands must be independent'):
         read_image(tmp_path / 'a.tif', 3)
 
 

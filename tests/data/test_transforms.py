@@ -3,9 +3,10 @@ import pytest
 import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
 
 from rexnet_timm.data import create_segmentation_transform
-from rexnet_timm.data.transforms import ColorJitter, RandomScaleCrop, Resize
+from rexnet_timm.data.transforms import ColorJitter, Elastic, RandomScaleCrop, Resize
 
 PLAIN = {'mean': (0.0, 0.0, 0.0), 'std': (1.0, 1.0, 1.0)}
 
@@ -139,7 +140,7 @@ def test_channels(in_chans, is_training, interpolation):
 
 @pytest.mark.parametrize('in_chans', range(1, 8))
 def test_color_jitter_changes_colours_and_nothing_else(in_chans):
-    """The first three channels are RGB and jittered as a picture; further ones stay; fewer than three are grey."""
+    """The first three channels are RGB and jittered as a picture; others get brightness and contrast in common."""
     torch.manual_seed(0)
     image, mask = blocks(in_chans=in_chans)
     image = tv_tensors.wrap(torch.randint(30, 220, image.shape, dtype=torch.uint8), like=image)
@@ -148,13 +149,151 @@ def test_color_jitter_changes_colours_and_nothing_else(in_chans):
         assert isinstance(jittered, tv_tensors.Image) and jittered.shape == image.shape
         assert jittered.dtype == torch.uint8 and same is mask
         for channel in range(in_chans):
-            assert torch.equal(jittered[channel], image[channel]) == (channel > 2)
+            assert not torch.equal(jittered[channel], image[channel])
     assert not torch.equal(results[0][0], results[1][0])
     if in_chans >= 3:
         torch.manual_seed(1)
         expected = v2.ColorJitter(0.4, 0.4, 0.4, 0.04)(tv_tensors.Image(image[:3]))
         torch.manual_seed(1)
         assert torch.equal(ColorJitter(0.4)(image, mask)[0][:3], expected)
+
+
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.float32])
+@pytest.mark.parametrize('in_chans', [1, 2, 3, 6])
+def test_other_bands_get_brightness_and_contrast_in_common(dtype, in_chans):
+    """value -> brightness * (contrast * (value - mean) + mean), by the same two factors in each channel."""
+    torch.manual_seed(0)
+    image = tv_tensors.Image(torch.randint(60, 120, (in_chans, 40, 50), dtype=torch.uint8))
+    if dtype == torch.float32:
+        image = tv_tensors.wrap(image.as_subclass(torch.Tensor) / 40, like=image)  # 1.5 to 3, which stays beyond 1
+    factors = set()
+    for _ in range(10):
+        result, _ = ColorJitter(0.3, has_colors=False)(image, None)
+        assert isinstance(result, tv_tensors.Image) and result.dtype == dtype
+        before, after = (x.as_subclass(torch.Tensor).flatten(1).double() for x in (image, result))
+        brightness = after.mean(1) / before.mean(1)
+        slope = ((after - after.mean(1, keepdim=True)) * (before - before.mean(1, keepdim=True))).sum(1) \
+            / (before - before.mean(1, keepdim=True)).square().sum(1)
+        assert brightness.max() - brightness.min() < 0.01 and slope.max() - slope.min() < 0.01
+        assert 0.69 < brightness.mean() < 1.31 and 0.69 < (slope / brightness).mean() < 1.31
+        factors.add(round(brightness.mean().item(), 3))
+    assert len(factors) > 5
+    # of float images there are no colours, whatever is said of them
+    if dtype == torch.float32:
+        torch.manual_seed(5)
+        first, _ = ColorJitter(0.3)(image, None)
+        torch.manual_seed(5)
+        assert torch.equal(first, ColorJitter(0.3, has_colors=False)(image, None)[0])
+
+
+@pytest.mark.parametrize('in_chans', [1, 3, 6])
+def test_floats_become_what_uint8_becomes(in_chans):
+    """The same random numbers, and values that differ by the rounding of uint8 only."""
+    image, mask = blocks(in_chans=in_chans)
+    floats = tv_tensors.wrap(image.as_subclass(torch.Tensor) / 255, like=image)
+    transform = create_segmentation_transform(
+        True, (70, 90), mean=(0.3,), std=(0.2,), scale=(0.6, 1.2), vflip=0.5, color_jitter=0, in_chans=in_chans,
+        rotation=20, elastic=2, balanced_share=0.5)
+    for seed in range(8):
+        results = []
+        for picture in (image, floats):
+            torch.manual_seed(seed)
+            results.append(transform(picture, mask))
+        assert torch.equal(results[0][1], results[1][1])
+        assert (results[0][0] - results[1][0]).abs().max() <= 2.01 / 255 / 0.2
+    evaluation = create_segmentation_transform(False, mean=(0.3,), std=(0.2,), in_chans=in_chans)
+    torch.testing.assert_close(evaluation(image, mask), evaluation(floats, mask))
+
+
+@pytest.mark.parametrize('option', [{'rotation': 180}, {'elastic': 4}, {'rotation': 30, 'elastic': 3, 'vflip': 0.5}])
+@pytest.mark.parametrize('interpolation', ['nearest', 'bilinear', 'bicubic'])
+def test_turned_and_bent_pairs_stay_aligned(option, interpolation):
+    torch.manual_seed(0)
+    transform = create_segmentation_transform(
+        True, (48, 56), **PLAIN, scale=(1, 1), color_jitter=0, interpolation=interpolation, **option)
+    shares, filled = [], []
+    for _ in range(20):
+        image, mask = transform(*blocks(200, 200, cell=25))
+        assert image.shape == (3, 48, 56) and mask.shape == (48, 56) and mask.dtype == torch.int64
+        assert set(mask.unique().tolist()) <= {*range(64), 255}
+        shares.append(aligned_share(image, mask))
+        filled.append((mask == 255).float().mean().item())
+    assert min(shares) > (0.97 if interpolation == 'nearest' else 0.8)
+    assert max(filled) < 0.15 and sum(filled) / len(filled) < 0.02  # only what lies outside of the image
+
+
+def test_a_turned_crop_is_the_image_turned():
+    """By a quarter, for which torch has a function of its own; outside there is the ignored label."""
+    image, mask = blocks(80, 80)
+    crop = RandomScaleCrop((80, 80), (1, 1), [0, 0, 0], 255, 'nearest', rotation=90)
+    crop.rotation = 0
+    same, _ = crop(image, mask)
+    assert torch.equal(same, image)
+    turned_image, turned_mask = F.rotate(image, 90), F.rotate(mask, 90)
+    assert torch.equal(turned_mask, torch.rot90(mask.as_subclass(torch.Tensor), 1, (0, 1)))
+    assert torch.equal(turned_image[0], (turned_mask * 2).to(torch.uint8))
+    torch.manual_seed(0)
+    _, mask = RandomScaleCrop((80, 80), (1, 1), [0, 0, 0], 255, 'nearest', rotation=45)(image, mask)
+    assert 0.005 < (mask == 255).float().mean() < 0.2 and mask[40, 40] != 255
+
+
+def test_displacement_is_smooth_and_in_pixels():
+    """Measured on an image whose values are its columns, or its rows."""
+    torch.manual_seed(0)
+    rows, columns = torch.meshgrid(torch.arange(256.), torch.arange(256.), indexing='ij')
+    image, mask = tv_tensors.Image(torch.stack([rows, columns])), tv_tensors.Mask(torch.zeros(256, 256).long())
+    shifts = []
+    for _ in range(30):
+        moved, same = Elastic(3., [0, 0], 255, 'bilinear')(image, mask)
+        inside = (same == 0)[40:-40, 40:-40]
+        assert inside.all()
+        shifts.append((moved - image).as_subclass(torch.Tensor)[:, 40:-40, 40:-40])
+    shifts = torch.stack(shifts)
+    assert 2 < shifts[:, 0].std() < 3.3 and 2 < shifts[:, 1].std() < 3.3
+    assert shifts.diff(dim=-1).abs().max() < 0.6  # a pixel moves nearly as its neighbour does
+
+
+def rare(size: int = 200, at: tuple[int, int] = (150, 30), number: int = 6) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+    """A picture of class 0 with ignored pixels, a few pixels of class 1, and a third of class 2."""
+    mask = torch.zeros(size, size, dtype=torch.int64)
+    mask[:, size * 2 // 3:] = 2
+    mask[:5] = 255
+    mask[at[0]:at[0] + number, at[1]:at[1] + number] = 1
+    return tv_tensors.Image((mask * 2).to(torch.uint8).expand(3, size, size).clone()), tv_tensors.Mask(mask)
+
+
+@pytest.mark.parametrize('options', [{}, {'scale': (0.5, 2.0)}, {'rotation': 30.}])
+def test_crops_look_for_rarer_classes(options):
+    def share_with_rare(balanced_share: float) -> float:
+        torch.manual_seed(0)
+        transform = create_segmentation_transform(
+            True, 40, **PLAIN, color_jitter=0, balanced_share=balanced_share, **{'scale': (1, 1), **options})
+        found = [(transform(*rare())[1] == 1).any().item() for _ in range(100)]
+        return sum(found) / len(found)
+
+    usual, half, always = (share_with_rare(share) for share in (0., 0.5, 1.))
+    # one of the two rarer classes is drawn, and class 2 is 40 times as large; a turned or shrunk crop may lose it
+    assert usual < 0.15 and half > usual + 0.1 and 0.38 < always < 0.7
+
+
+def test_a_crop_around_a_pixel_is_anywhere_around_it():
+    torch.manual_seed(0)
+    places = []
+    for _ in range(300):
+        image, mask = rare(at=(100, 60), number=1)
+        mask = tv_tensors.Mask(torch.where(mask == 2, 0, mask.as_subclass(torch.Tensor)))
+        image, mask = RandomScaleCrop((32, 32), (1, 1), [0, 0, 0], 255, 'nearest', balanced_share=1.)(image, mask)
+        (place,) = (mask == 1).nonzero().tolist()
+        assert image[0, place[0], place[1]] == 2
+        places.append(place)
+    places = torch.tensor(places).float()
+    assert places.min() < 2 and places.max() > 29 and (places.mean(0) - 15.5).abs().max() < 2
+    # an image that is smaller than the crop is wholly in it, and one without rarer classes is cut as ever
+    image, mask = RandomScaleCrop((90, 260), (1, 1), [9, 9, 9], 255, 'nearest', balanced_share=1.)(*rare(80, (50, 20)))
+    assert (mask == 1).sum() == 36 and (mask != 255).sum() == 75 * 80 and (image[0][:, 0] == 9).any()
+    torch.manual_seed(3)
+    blank = tv_tensors.Mask(torch.full((50, 50), 255))
+    assert RandomScaleCrop((32, 32), (1, 1), [0] * 3, 255, balanced_share=1.)(rare(50)[0], blank)[1].eq(255).all()
 
 
 @pytest.mark.parametrize('size', [(45, 60), (37, 101), (73, 97), (211, 333)])

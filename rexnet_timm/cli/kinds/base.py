@@ -53,6 +53,10 @@ class Kind:
             raise ValueError(f'The folder of the data must exist, {args.data_dir!r} does not.')
         warn_of_unused(args, self.name, self.without_effect, self.needs)
 
+    def takes_plan(self, args: argparse.Namespace) -> bool:
+        """Whether `--auto` finds out something of the data of this run."""
+        return False
+
     def num_classes(self, args: argparse.Namespace) -> int | None:
         """Channels of the model's output; None for the model's own number."""
         return args.num_classes
@@ -64,6 +68,10 @@ class Kind:
             ValueError: Data that does not fit; a `DatasetError` names the file.
         """
         raise NotImplementedError
+
+    def completed(self, args: argparse.Namespace, datasets: tuple[Any, Any]) -> argparse.Namespace:
+        """The arguments of a run with what the data say where they say nothing, in a namespace of its own."""
+        return args
 
     def loaders(
             self,
@@ -120,6 +128,12 @@ def _encoder_cfg(args: argparse.Namespace) -> dict[str, Any] | None:
 
 def data_config(args: argparse.Namespace, model: nn.Module, in_chans: int) -> dict[str, Any]:
     """How the model takes its images, by timm's rules; `in_chans` is what the data set reads."""
+    for name in ('mean', 'std'):
+        values = getattr(args, name) or [0]
+        if len(values) not in (1, in_chans):
+            raise ValueError(
+                f'--{name} must have one value, or one for each of the {in_chans} channels of the images, got '
+                f'{" ".join(map(str, values))}.')
     config = config_of(args, model)
     if config['input_size'][0] != in_chans:
         raise ValueError(

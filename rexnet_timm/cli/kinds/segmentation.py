@@ -8,13 +8,14 @@ import torch.nn as nn
 from timm.task import TrainingTask
 
 from ...data import DataDescription, SegmentationFolder, SyntheticShapes, create_segmentation_transform
+from ...data.bands import EIGHT_BITS
 from ...data.description import IMAGE_EXTENSIONS
 from ...data.formats import holds_masks
 from ...training.base_losses import create_segmentation_loss
 from ...training.losses import MultiScaleLoss
 from ...training.tasks import SegmentationTask
 from ..build import Process, in_channels, is_smp
-from ..data_options import described, summary
+from ..data_options import described, scale_words, summary
 from ..unused import CLASSIFICATION, DEPTH, NEEDS, NEEDS_OF_SCALES, NEEDS_OF_SEGMENTATION, SCALES, warn_of_unused
 from .base import Batches, Kind, data_config, names_of_split
 from .dense import check_interpolation, dense_loaders, lengths, scale_weights
@@ -62,6 +63,9 @@ class Segmentation(Kind):
             unused = SCALES - {'scales'} | {'scale_target', 'object_share', 'background_classes'}
             warn_of_unused(args, f'--model {args.model}, which has one scale', unused)
 
+    def takes_plan(self, args: argparse.Namespace) -> bool:
+        return args.dataset != 'synthetic'
+
     def num_classes(self, args: argparse.Namespace) -> int:
         """Channels of the logits. ValueError where they are needed and not given."""
         if args.num_classes is not None:
@@ -79,15 +83,36 @@ class Segmentation(Kind):
             return tuple(
                 SyntheticShapes(length, num_classes=max(2, num_classes), seed=args.seed + index)
                 for index, length in enumerate(lengths(args)))
-        datasets = tuple(
-            SegmentationFolder(self._described(args), split, num_classes, in_chans=in_channels(args) or 3)
-            for split in (args.train_split, args.val_split))
-        told = datasets[0].told_of_labels()
+        train_set = SegmentationFolder(
+            self._described(args), args.train_split, num_classes, in_chans=in_channels(args))
+        train_set.crops = args.crops_per_image
+        # images of the other split are read by what was found in, and measured on, those of training
+        known = self._described(args).seen_as(train_set.description)
+        datasets = train_set, SegmentationFolder(known, args.val_split, num_classes, in_chans=train_set.in_chans)
+        told = train_set.told_of_labels()
         if int(os.environ.get('RANK') or 0) == 0:
             _logger.info(summary(datasets))
-            if told:
-                _logger.warning(told)
+            if told and 'looked at' in told:
+                told += '; "rexnet check" counts all'
+            for line in (*train_set.told_of_images(), *([told] if told else ())):
+                _logger.warning(line)
         return datasets
+
+    def completed(self, args: argparse.Namespace, datasets: tuple[Any, Any]) -> argparse.Namespace:
+        """With the channels and the scale of the images, and where weights know nothing of them their mean and std."""
+        found: dict[str, Any] = {'in_chans': in_channels(args) or datasets[0].in_chans}
+        if isinstance(datasets[0], SegmentationFolder):
+            scale = datasets[0].description.image_scale
+            if scale != EIGHT_BITS:
+                found['image_scale'] = scale_words(scale)
+            measured = datasets[0].statistics() if args.mean is None or args.std is None else None
+            for name, values in zip(('mean', 'std'), measured or (), strict=False):
+                if getattr(args, name) is None:
+                    found[name] = list(values)
+            if measured and int(os.environ.get('RANK') or 0) == 0:
+                shown = (' '.join(f'{value:.3g}' for value in values) for values in measured)
+                _logger.info('Mean %s and deviation %s of the images are measured.', *shown)
+        return argparse.Namespace(**{**vars(args), **found})
 
     def loaders(
             self,
@@ -118,6 +143,10 @@ class Segmentation(Kind):
                 color_jitter=args.color_jitter,
                 interpolation=args.interpolation or 'bilinear',
                 in_chans=in_chans,
+                has_colors=getattr(dataset, 'has_colors', True),
+                rotation=args.rotation,
+                elastic=args.elastic,
+                balanced_share=args.class_balanced_crops,
             )
         return dense_loaders(args, model, datasets, process, config['input_size'], size_divisor)
 
@@ -144,7 +173,8 @@ class Segmentation(Kind):
             return {**own, 'class_names': dataset.class_names}
         data = dataset.description
         return {**own, **{name: getattr(data, name) for name in (
-            'class_names', 'colors', 'ignore_index', 'label_map', 'color_map', 'foreground', 'layout')}}
+            'class_names', 'colors', 'ignore_index', 'label_map', 'color_map', 'foreground', 'bands', 'image_scale',
+            'layout')}}
 
 
 def _check_background(args: argparse.Namespace) -> None:

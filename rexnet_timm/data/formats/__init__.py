@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...errors import DatasetError, near_names
+from ..bands import check_bands, scale_of
 from ..description import DataDescription, DataSource, Layout, split_names
 from ..labels import LabelMap, color_table, label_map_of, read_text
 from .dataset_yaml import FILE_NAME, DatasetFile, is_dataset_yaml, read_dataset_yaml
@@ -59,6 +60,8 @@ def describe_data(
         ignore_index: int | None = None,
         label_map: Any = None,
         color_map: Any = None,
+        bands: Sequence[int] = (),
+        image_scale: Any = None,
 ) -> DataDescription:
     """What a folder or a file says of a data set; what is given goes before what is found.
 
@@ -71,9 +74,11 @@ def describe_data(
         ignore_index: Label in the files that does not count.
         label_map: See `labels.label_map_of`.
         color_map: See `labels.color_table`.
+        bands: Numbers of the bands of images that are read, counted from 1; empty for all.
+        image_scale: What the values of images are scaled by, see `bands.scale_of`.
 
     Raises:
-        ValueError: No such format, or a label map or colour table that is none.
+        ValueError: No such format, or a label map, colour table, bands or scale that are none.
         DatasetError: No such folder, or one that is not of the form.
     """
     root, layout = Path(root), layout or Layout()
@@ -100,6 +105,8 @@ def describe_data(
                 f'colors must have one entry for each of the {len(found.class_names)} class names: {path} has '
                 f'{len(said.colors)}; correct them, or add class_names.')
         found = replace(found, colors=said.colors)
+    scale = said.image_scale if image_scale is None else scale_of(image_scale)
+    found = replace(found, bands=check_bands(bands) or said.bands, image_scale=scale)
     ignored = said.ignore_index if ignore_index is None else ignore_index
     return found if ignored is None else replace(found, ignore_index=ignored)
 

@@ -12,13 +12,14 @@ import yaml
 
 from ...errors import DatasetError, near_names
 from ...files import atomic_path
+from ..bands import Scale, check_bands, scale_of
 from ..description import DataDescription, Layout
 from ..labels import read_text
 
 FILE_NAME = 'dataset.yaml'
 
 _LAYOUT_KEYS = tuple(item.name for item in fields(Layout))
-_VALUE_KEYS = ('class_names', 'colors', 'ignore_index')
+_VALUE_KEYS = ('class_names', 'colors', 'ignore_index', 'bands', 'image_scale')
 KEYS = ('root', *_LAYOUT_KEYS, *_VALUE_KEYS, 'label_map', 'color_map')
 _TEXTS = {'root', 'data_format', 'image_dir', 'mask_dir', 'image_suffix', 'mask_suffix', 'split_file'}
 _YOLO_KEYS = {'names', 'nc', 'train', 'val', 'path', 'masks_dir'}
@@ -34,6 +35,8 @@ class DatasetFile:
         class_names: Names of the classes; empty where it does not say, as the colours are.
         colors: RGB colours of the classes.
         ignore_index: Label that does not count; None where it does not say.
+        bands: Numbers of the bands that are read; empty where it does not say.
+        image_scale: What values of images are scaled by; None where it does not say.
         label_map: As `labels.label_map_of` takes it; None for none.
         color_map: As `labels.color_table` takes it; None for none.
     """
@@ -42,6 +45,8 @@ class DatasetFile:
     class_names: tuple[str, ...] = ()
     colors: tuple[tuple[int, int, int], ...] = ()
     ignore_index: int | None = None
+    bands: tuple[int, ...] = ()
+    image_scale: Scale | str | None = None
     label_map: Any = None
     color_map: Any = None
 
@@ -103,6 +108,10 @@ def _value(key: str, value: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, int):
             raise ValueError(f'ignore_index must be a whole number, got {value!r}.')
         return value
+    if key == 'bands':
+        return check_bands(value if isinstance(value, list) else [value])
+    if key == 'image_scale':
+        return scale_of(value)
     if key == 'class_names':
         if isinstance(value, Mapping):  # by number
             if sorted(value) != list(range(len(value))):
