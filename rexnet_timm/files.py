@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 
+from .archives import ArchiveError, check_saved, check_tensors
 from .errors import near_names
 
 __all__ = [
@@ -106,9 +107,14 @@ def load_checkpoint_file(path: str | os.PathLike) -> dict[str, Any]:
         namespace = (SimpleNamespace, 'argparse.Namespace')
         with torch.serialization.safe_globals([namespace]), warnings.catch_warnings():
             warnings.simplefilter('ignore')  # of the kind of file, which the error tells
+            check_saved(path)
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+        check_tensors(checkpoint, os.path.getsize(path))
     except (MemoryError, OSError):
         raise
+    except ArchiveError as error:
+        raise WeightsError(
+            f'A file of weights must hold no more than its size tells, and {name!r} {error}. {RESAVE}') from None
     except Exception as error:  # bytes of any kind end in an error of any kind
         raise WeightsError(f'{name!r} {_problem(name, head, error)}') from None
     if not isinstance(checkpoint, dict):

@@ -322,6 +322,7 @@ def train_args_of(values: Mapping[str, Any]) -> argparse.Namespace:
 def _complete(parser: Parser, typed: dict[str, Any]) -> argparse.Namespace:
     """All arguments, of those that are given."""
     recipe = parser.read_recipe(find_recipe(typed['config'])) if 'config' in typed else {}
+    _check_places(recipe, typed)
     for source in (recipe, typed):
         _take_folder(source)
     for name, value in typed.items():
@@ -334,6 +335,23 @@ def _complete(parser: Parser, typed: dict[str, Any]) -> argparse.Namespace:
     args.given = tuple(sorted((set_by_recipe | typed.keys()) - {'config'}))
     _check_together(args)
     return args
+
+
+def _check_places(recipe: dict[str, Any], typed: Mapping[str, Any]) -> None:
+    """Raise UsageError for a YAML file, which may be somebody else's, that chooses what is written or replaced where.
+
+    It may name a folder below the current one, and the arguments of a run name the folder that they lie in.
+    """
+    if recipe.get('overwrite'):
+        raise UsageError(
+            f"{typed['config']!r} sets overwrite: what is replaced is said on the command line only, by --overwrite.")
+    if 'output' not in recipe or 'output' in typed:
+        return
+    output, file = os.path.realpath(recipe['output']), os.path.realpath(find_recipe(typed['config']))
+    if not any(os.path.commonpath(pair) == pair[0] for pair in ((os.path.realpath('.'), output), (output, file))):
+        raise UsageError(
+            f"{typed['config']!r} sets output to {recipe['output']!r}, which is outside of the current folder: pass "
+            f"--output {recipe['output']} if that is meant.")
 
 
 def _take_folder(values: dict[str, Any]) -> None:
@@ -356,6 +374,9 @@ def _check_together(args: argparse.Namespace) -> None:
 
     check(bool(args.data_dir or args.dataset),
           'A folder of data is needed (the first word, or --data-dir), or --dataset synthetic or synthetic-depth.')
+    check(not os.path.isabs(args.experiment) and '..' not in args.experiment.replace('\\', '/').split('/'),
+          f'--experiment must be the name of a folder in --output, got {args.experiment!r}: name the place of the runs '
+          'by --output.')
     for name in ('scale', 'ratio'):
         low, high = getattr(args, name) or (1, 1)
         check(low <= high, f'--{name} must be the lowest and the highest value, got {low} {high}.')

@@ -4,7 +4,6 @@ Nothing here writes into the arguments: what a builder finds out, it returns.
 """
 import argparse
 import inspect
-import json
 import logging
 import os
 from collections.abc import Collection, Iterable
@@ -33,6 +32,7 @@ from ..models.any_encoder import (
 from ..models.factory import network_of
 from ..models.other_layouts import check_efficientnet, efficientnet_to_timm, is_efficientnet
 from ..models.weights import load_encoder_weights, load_weights
+from ..plain_text import load_json
 
 __all__ = [
     'Process', 'architecture_of', 'create_model', 'create_optimizer', 'default_device', 'in_channels', 'is_smp',
@@ -126,7 +126,7 @@ def _source_of(name: str) -> tuple[str, dict[str, Any]]:
     try:
         if source.lower() == 'local-dir':
             with open(os.path.join(place, 'config.json'), encoding='utf-8') as file:
-                config = json.load(file)
+                config = load_json(file.read())
             config = config if isinstance(config, dict) else {}
             architecture, arguments = config.get('architecture'), config.get('model_args')
         else:

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from ..errors import DatasetError, first_lines, is_told, near_names, sample_error_message
+from ..plain_text import compose_yaml, load_yaml
 
 __all__ = [
     'TEXT', 'VIEW', 'KeyValues', 'Kind', 'Parser', 'UsageError', 'find_recipe', 'number', 'one_of', 'report_errors',
@@ -138,8 +139,8 @@ class KeyValues(argparse.Action):
             if not equals or not key.isidentifier():
                 raise argparse.ArgumentError(self, f'must be KEY=VALUE pairs, got {word!r}.')
             try:
-                pairs[key] = yaml.load(text, _Loader)
-            except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that the calendar does not have
+                pairs[key] = load_yaml(text, _Loader)
+            except yaml.YAMLError as error:
                 raise argparse.ArgumentError(self, f'must have values in YAML, got {word!r}.') from error
         earlier = getattr(namespace, self.dest)
         setattr(namespace, self.dest, {**(earlier if isinstance(earlier, dict) else {}), **pairs})
@@ -223,7 +224,7 @@ class Parser(argparse.ArgumentParser):
         name = repr(str(path))
         try:
             with open(path, encoding='utf-8-sig') as file:
-                root = yaml.compose(file, _Loader)
+                root = compose_yaml(file.read(), _Loader)
             if not isinstance(root, yaml.MappingNode):
                 found = 'it has none' if root is None else f'it has {_shown(root)}'
                 raise UsageError(f'{name} must hold NAME: VALUE lines, one for each option: {found}.')

@@ -3,6 +3,7 @@
 Pillow's mode does not tell how many bits and pages a file has or which way up it is shown, and Pillow itself cuts
 16-bit colour to 8 bits, takes the first page and keeps a photo as stored. So the header is read too.
 """
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from torchvision.transforms.v2 import functional as F
 from ..errors import DatasetError
 
 IMAGE_MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
+# The name of a file does not bind Pillow, which would hand an EPS file to the interpreter of PostScript
+FORMATS = ('BMP', 'DIB', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP')
 
 # What brings a picture of an EXIF orientation upright. Pillow's exif_transpose does the same, and writes the EXIF part
 # anew, which fails where that is damaged elsewhere.
@@ -66,12 +69,12 @@ class Header:
 
 
 class TooLargeError(DatasetError):
-    """An image of more pixels than Pillow takes."""
+    """An image of more pixels than are decoded."""
 
 
 def max_pixels() -> int | None:
-    """Pixels of the largest picture that Pillow decodes; None where its limit is switched off."""
-    return None if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
+    """Pixels of the largest picture that is decoded, Pillow's MAX_IMAGE_PIXELS; None where that is switched off."""
+    return Image.MAX_IMAGE_PIXELS
 
 
 @contextmanager
@@ -79,9 +82,13 @@ def _open(path: Path, kind: str) -> Iterator[Image.Image]:
     """The file with its header read. Only Pillow's calls belong inside: all that they raise names the file."""
     try:
         # what stands for a file in a larger one opens itself
-        with Image.open(path if isinstance(path, Path) else path.open('rb')) as image:
+        with warnings.catch_warnings():
+            # Pillow only warns up to twice its limit, and 20 kB of a blank mask can be 170 million pixels
+            warnings.simplefilter('error', Image.DecompressionBombWarning)
+            opened = Image.open(path if isinstance(path, Path) else path.open('rb'), formats=FORMATS)
+        with opened as image:
             yield image
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLargeError(
             f'Every {kind} must have at most {max_pixels()} pixels: {path} has more; cut the image and '
             'its mask into smaller tiles, such as 2048 x 2048.') from error

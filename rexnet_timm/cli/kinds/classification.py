@@ -42,9 +42,10 @@ class Classification(Kind):
                 f'--mixup and --cutmix mix pairs of images and need an even --batch-size, got {args.batch_size}.')
         if args.class_map and not os.path.isfile(args.class_map):
             raise ValueError(f'--class-map must be a file of class names, one a line, and {args.class_map!r} is none.')
-        if args.class_map and not args.class_map.lower().endswith(('.txt', '.pkl')):
+        if args.class_map and not args.class_map.lower().endswith('.txt'):  # timm would read a .pkl as a pickle
             raise ValueError(
-                f"--class-map must end in .txt, one name a line, or in timm's .pkl, got {args.class_map!r}.")
+                f'--class-map must be a text file that ends in .txt, one name a line, got {args.class_map!r}: write '
+                'the names into one, in the order of their indices.')
         source = args.dataset.partition('/')[0].lower()
         if source in ('torch', 'wds') and args.data_dir is None:
             raise ValueError(f'--dataset {args.dataset} is read from a folder: pass --data-dir.')
