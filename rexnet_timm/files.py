@@ -110,8 +110,12 @@ def load_checkpoint_file(path: str | os.PathLike) -> dict[str, Any]:
             check_saved(path)
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
         check_tensors(checkpoint, os.path.getsize(path))
-    except (MemoryError, OSError):
+    except MemoryError:
         raise
+    except OSError as error:
+        if error.filename is not None or error.errno != errno.EINVAL:  # as torch says of a zip archive that is cut off
+            raise
+        raise WeightsError(f'{name!r} {_problem(name, head, error)}') from None
     except ArchiveError as error:
         raise WeightsError(
             f'A file of weights must hold no more than its size tells, and {name!r} {error}. {RESAVE}') from None

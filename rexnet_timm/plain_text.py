@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
-__all__ = ['MOST_VALUES', 'PlainTextError', 'compose_yaml', 'load_json', 'load_yaml']
+__all__ = ['MOST_DEPTH', 'MOST_VALUES', 'PlainTextError', 'compose_yaml', 'load_json', 'load_yaml']
 
+MOST_DEPTH = 50  # of values within values in YAML
 MOST_VALUES = 1_000_000  # of a YAML file, each repeated part counted as often as it is repeated
 _NESTED = 'its values are nested too deep to be read'
 
@@ -32,12 +33,13 @@ def compose_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> 
         YAMLError: No YAML.
         PlainTextError: More than `MOST_VALUES` values, nested too deep, or a value within itself.
     """
-    try:
-        root = yaml.compose(text, loader)
-        number = 0 if root is None else _count(root, {})
-    except RecursionError:
-        raise PlainTextError(_NESTED) from None
-    if number > MOST_VALUES:
+    depth = 0
+    for event in yaml.parse(text, loader):  # before its nodes are made, in time and calls that grow with the depth
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MOST_DEPTH:
+            raise PlainTextError(_NESTED)
+    root = yaml.compose(text, loader)
+    if root is not None and _count(root, {}) > MOST_VALUES:
         raise PlainTextError(f'it stands for more than {MOST_VALUES} values, by names for parts that are repeated')
     return root
 

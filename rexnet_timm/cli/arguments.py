@@ -7,6 +7,7 @@ with --config sets defaults that the command line overrides; its values are read
 import argparse
 import math
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -347,11 +348,14 @@ def _check_places(recipe: dict[str, Any], typed: Mapping[str, Any]) -> None:
             f"{typed['config']!r} sets overwrite: what is replaced is said on the command line only, by --overwrite.")
     if 'output' not in recipe or 'output' in typed:
         return
-    output, file = os.path.realpath(recipe['output']), os.path.realpath(find_recipe(typed['config']))
-    if not any(os.path.commonpath(pair) == pair[0] for pair in ((os.path.realpath('.'), output), (output, file))):
+    output, here = os.path.realpath(recipe['output']), os.path.realpath('.')
+    run = os.path.dirname(os.path.realpath(find_recipe(typed['config'])))
+    own = os.path.dirname(run) if not recipe.get('experiment') else os.path.realpath(
+        os.path.join(output, recipe['experiment']))
+    if os.path.commonpath((here, output)) != here and own != (run if recipe.get('experiment') else output):
         raise UsageError(
             f"{typed['config']!r} sets output to {recipe['output']!r}, which is outside of the current folder: pass "
-            f"--output {recipe['output']} if that is meant.")
+            f"--output {shlex.quote(recipe['output'])} if that is meant.")
 
 
 def _take_folder(values: dict[str, Any]) -> None:

@@ -30,9 +30,9 @@ _TARGETS = re.compile(
 # What an expression of sizes is made of: numbers, signs, these names, and symbols such as s0 or 's0'
 _NAMES = frozenset(
     'Add Mul Pow Mod Max Min Abs Integer Float Rational Symbol FloorDiv CeilDiv CleanDiv ModularIndexing Where '
-    'PythonMod CeilToInt FloorToInt TruncToInt TruncToFloat RoundToInt ToFloat Identity PowByNatural FloatPow IntTrueDiv '
-    'FloatTrueDiv Eq Ne Lt Le Gt Ge And Or Not Equality Unequality LessThan GreaterThan '
-    'StrictLessThan StrictGreaterThan true false True False positive integer nonnegative negative real floor ceiling'.split())
+    'PythonMod CeilToInt FloorToInt TruncToInt TruncToFloat RoundToInt ToFloat Identity PowByNatural FloatPow '
+    'IntTrueDiv FloatTrueDiv Eq Ne Lt Le Gt Ge And Or Not Equality Unequality LessThan GreaterThan StrictLessThan '
+    'StrictGreaterThan true false True False positive integer nonnegative negative real floor ceiling'.split())
 _WORD = re.compile(r"'[a-z]+\d+'|[^\W\d]\w*|[\d\s()+\-*/,.=<>%]+|.", re.DOTALL)
 _SYMBOL = re.compile(r"'?[a-z]+\d+'?")
 _PLAIN = re.compile(r'[\d\s()+\-*/,.=<>%]+')
