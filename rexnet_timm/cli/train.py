@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> str:
         task, train_loader, eval_loader, optimizer, epochs, start_epoch,
         lr_scheduler=lr_scheduler, precision=precision, eval_metric=eval_metric, saver=saver,
         output_dir=output_dir, world_size=process.world_size, dist_bn=args.dist_bn, primary=process.primary,
-        channels_last=args.channels_last, mixup_fn=kind.mixup(args, num_classes),
+        channels_last=args.channels_last, mixup_fn=kind.mixup(args, num_classes, process),
         grad_accum_steps=args.grad_accum_steps, clip_grad=args.clip_grad, clip_mode=args.clip_mode,
         log_interval=args.log_interval, progress=args.progress)
     if process.distributed:
