@@ -102,18 +102,18 @@ def load_checkpoint_file(path: str | os.PathLike) -> dict[str, Any]:
         head = file.read(4096)
     if not head:
         raise WeightsError(f'A file of weights must not be empty, and {name!r} is. {AGAIN}')
-    _check_sums(path, name, head)
     try:
+        check_saved(path)
+        _check_sums(path, name, head)
         if head[8:9] == b'{':  # after the length of its header, in 8 bytes
             return load_file(path)
         # timm's saver stores the arguments of the run in a namespace of argparse, which is read as plain data
         namespace = (SimpleNamespace, 'argparse.Namespace')
         with torch.serialization.safe_globals([namespace]), warnings.catch_warnings():
             warnings.simplefilter('ignore')  # of the kind of file, which the error tells
-            check_saved(path)
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
         check_tensors(checkpoint, os.path.getsize(path))
-    except MemoryError:
+    except (MemoryError, WeightsError):
         raise
     except OSError as error:
         if error.filename is not None or error.errno != errno.EINVAL:  # as torch says of a zip archive that is cut off

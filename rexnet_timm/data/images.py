@@ -191,6 +191,16 @@ def decode(path: Path, kind: str) -> tuple[Image.Image, Header]:
     return shown, header
 
 
+def open_as(path: Path, mode: str) -> Image.Image:
+    """Decode a file as it is stored, its EXIF orientation left out, in one of Pillow's modes.
+
+    Raises:
+        DatasetError: Not readable, too many pixels, or of a mode that Pillow cannot convert.
+    """
+    with _open(path, 'image') as image:
+        return image.convert(mode)
+
+
 def check_image_header(path: Path, header: Header, in_chans: int) -> None:
     """Raise DatasetError for an image of which something would be lost or changed."""
     if header.bits > 8 or header.mode in ('I', 'F'):

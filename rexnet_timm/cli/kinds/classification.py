@@ -12,6 +12,7 @@ from timm.task import ClassificationTask, TrainingTask
 from torch.utils.data import IterableDataset
 
 from ...data import create_class_loader
+from ...data.class_folder import ClassFolder
 from ...data.formats import holds_masks
 from ...errors import first_sentence
 from ...files import some
@@ -76,9 +77,11 @@ class Classification(Kind):
         found = []
         for split, is_training in ((args.train_split, True), (args.val_split, False)):
             try:
+                mode = 'L' if in_channels(args) == 1 else 'RGB'
                 dataset = create_dataset(
                     args.dataset, root=args.data_dir, split=split, is_training=is_training, class_map=args.class_map,
-                    batch_size=args.batch_size, seed=args.seed, input_img_mode='L' if in_channels(args) == 1 else 'RGB')
+                    batch_size=args.batch_size, seed=args.seed, input_img_mode=mode)
+                dataset = dataset if args.dataset else ClassFolder(dataset.reader, mode)
             except (RuntimeError, AssertionError) as error:
                 form = f'of --dataset {args.dataset}' if args.dataset else 'folders of images, one for each class'
                 raise ValueError(f'The {split!r} part of {args.data_dir!r} must be {form}: {error}') from error
