@@ -4,7 +4,6 @@ A kind reads one word and says what it must be. The parser asks the kinds of its
 line and for the values of a YAML file, so that both have the same types, choices, ranges and errors.
 """
 import argparse
-import errno
 import logging
 import math
 import numbers
@@ -19,6 +18,7 @@ import yaml
 
 from ..errors import DatasetError, first_lines, is_told, near_names, sample_error_message
 from ..plain_text import compose_yaml, load_yaml
+from .faults import FULL, fault_of, what_is_safe
 
 __all__ = [
     'TEXT', 'VIEW', 'KeyValues', 'Kind', 'Parser', 'UsageError', 'find_recipe', 'number', 'one_of', 'report_errors',
@@ -26,7 +26,6 @@ __all__ = [
 
 _logger = logging.getLogger(__name__)
 _NOT_GIVEN = object()
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, or what the user may have of it
 _LOST_CONNECTION = r'Connection (closed|reset) by peer'  # of gloo, which raises a plain RuntimeError
 
 
@@ -422,7 +421,7 @@ def find_recipe(name: str) -> str:
 
 
 def report_errors(prog: str, command: Callable[[], object], flags: Mapping[str, str] | None = None) -> int:
-    """Run a command; returns its exit status: 0, 2 after a mistake of the user, 130 after Ctrl+C.
+    """Run a command; returns its exit status: 0, 1 after a fault of the machine, 2 after a mistake, 130 after Ctrl+C.
 
     A mistake is told in one line on standard error: DatasetError, any other ValueError that a check raised (see
     `errors.is_told`), FloatingPointError, and OSError that names a file. Of several processes, which fail in the same
@@ -439,20 +438,27 @@ def report_errors(prog: str, command: Callable[[], object], flags: Mapping[str, 
         command()
     except KeyboardInterrupt:
         status, text = 130, 'interrupted'
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        _logger.debug('', exc_info=True)
+        fault = fault_of(error)
+        if fault is not None:  # which may have met only this process
+            print(f'{prog}: error: {fault}{what_is_safe(error)}', file=sys.stderr)
+            return 1
         if not (int(os.environ.get('WORLD_SIZE') or 1) > 1 and re.search(_LOST_CONNECTION, str(error))):
             raise
-        _logger.debug('', exc_info=True)
         rank = os.environ.get('RANK')
         print(f'{prog}: process {rank} stops, since another process of the run has ended.', file=sys.stderr)
         return 1
     except (ValueError, FloatingPointError, OSError) as error:
         if isinstance(error, OSError) and error.filename is None and not isinstance(error, FileNotFoundError):
-            raise
+            if error.errno is None:
+                raise
+            print(f'{prog}: error: {fault_of(error)}{what_is_safe(error)}', file=sys.stderr)
+            return 1
         if isinstance(error, ValueError) and not isinstance(error, (DatasetError, UsageError)) and not is_told(error):
             raise
         _logger.debug('', exc_info=True)
-        status, text = 2, f'error: {_one_line(error, flags or {})}'
+        status, text = 2, f'error: {_one_line(error, flags or {})}{what_is_safe(error)}'
         if isinstance(error, DatasetError):
             print(f'{prog}: {text}', file=sys.stderr)
             return status
@@ -465,7 +471,7 @@ def report_errors(prog: str, command: Callable[[], object], flags: Mapping[str, 
 
 def _one_line(error: Exception, flags: Mapping[str, str]) -> str:
     if isinstance(error, OSError) and error.filename is not None:
-        full = ' It was left as it was: free space there, or name another place.' * (error.errno in _FULL)
+        full = ' It was left as it was: free space there, or name another place.' * (error.errno in FULL)
         return f'{os.fspath(error.filename)!r}: {error.strerror}.{full}'
     text = '; '.join(line.strip() for line in sample_error_message(error).splitlines() if line.strip())
     return text if isinstance(error, UsageError) else _with_flags(text, flags)
