@@ -18,6 +18,7 @@ from ..files import ENCODER_DOOR, PRETRAINED_DOOR
 from ..training.losses import TARGETS, WEIGHTS
 from .data_options import FLAGS, IGNORE_INDEX, add_labels, add_layout
 from .parsing import Kind, Parser, UsageError, find_recipe, number, one_of
+from .resume import ALLOWABLE
 
 __all__ = ['create_train_parser', 'parse_train_args', 'repeatable_args', 'train_args_of', 'train_flags']
 
@@ -83,6 +84,7 @@ COUNT, INDEX, SIDE = number(int, at_least=1), number(int, at_least=0), number(in
 POSITIVE, NOT_NEGATIVE = number(float, above=0), number(float, at_least=0)
 SHARE, RATE = number(float, at_least=0, at_most=1), number(float, at_least=0, below=1)
 SHARE_ABOVE_0 = number(float, above=0, at_most=1)
+CHANGED = one_of(*ALLOWABLE, read=lambda word: word.removeprefix('--').replace('_', '-'))
 OPTIMIZER = one_of(
     *list_optimizers(), rule="one of timm's optimizers (timm.optim.list_optimizers())",
     read=lambda word: word.lower().removeprefix('lookahead_'))
@@ -133,8 +135,11 @@ def _add_model(group: Callable[[str], Callable[..., None]]) -> None:
     add('--pretrained', kind=bool, help='start from published weights')
     add('--pretrained-path', default='', metavar='PATH', help='start from a file as from published weights')
     add('--initial-checkpoint', default='', metavar='PATH', help='start from all weights of a file')
-    add('--resume', default='', metavar='PATH', help='continue a run from its checkpoint')
+    add('--resume', default='', metavar='PATH',
+        help='continue a run from its checkpoint; auto: the run that this command began, or begin it')
     add('--no-resume-opt', kind=bool, help='continue without the state of the optimizer')
+    add('--allow-changed', kind=CHANGED, nargs='+', metavar='NAME',
+        help='with --resume: options that may differ from those that the run was begun with', unset='none')
     add('--gp', help='classification: global pooling, such as avg', unset='that of the model')
     add('--drop', kind=RATE,
         help='classification: probability of dropout before the classifier', unset='that of the model')
@@ -263,6 +268,10 @@ def _add_run(group: Callable[[str], Callable[..., None]]) -> None:
     add('--log-interval', kind=COUNT, default=50, help='batches between two lines of the log')
     add('--progress', kind=bool, help='a bar instead of lines')
     add('--checkpoint-hist', kind=COUNT, default=10, help='checkpoints that are kept')
+    add('--recovery-interval', kind=INDEX, default=0, metavar='N',
+        help='updates between two checkpoints in the middle of an epoch, 0 for none')
+    add('--max-skipped', kind=COUNT, default=20, metavar='N',
+        help='updates in a row that are left out for NaN or infinity, after which the run ends')
     add('--output', default='', metavar='DIR', help='folder of the runs', unset='output/train')
     add('--experiment', default='', help='folder of this run in --output', unset='time and model, or that of --resume')
     add('--overwrite', kind=bool, help='replace a run that is in the folder; other files in it stay')
@@ -428,6 +437,6 @@ def _check_together(args: argparse.Namespace) -> None:
 
 def repeatable_args(args: argparse.Namespace) -> dict[str, Any]:
     """The arguments as a YAML file for --config that repeats the run from its start, with all defaults."""
-    once = {'config', 'data', 'no_resume_opt', 'overwrite', 'resume'}
+    once = {'allow_changed', 'config', 'data', 'no_resume_opt', 'overwrite', 'resume'}
     names = vars(args).keys() & create_train_parser().options.keys() - once
     return {name: getattr(args, name) for name in sorted(names)}
