@@ -260,6 +260,8 @@ def _add_run(group: Callable[[str], Callable[..., None]]) -> None:
     add('--sync-bn', kind=bool, help='BatchNorm over all processes')
     add('--dist-bn', kind=one_of('reduce', 'broadcast', ''), default='reduce',
         help="how processes share statistics of BatchNorm after an epoch, '' for not at all")
+    add('--dist-timeout', kind=POSITIVE, default=1800., metavar='SECONDS',
+        help='how long a process waits for the others before the run ends')
     add('--no-ddp-bb', kind=bool, help='no broadcast of buffers in each step')
     add('--model-ema', kind=bool, help='keep and validate a moving average of the weights')
     add('--model-ema-decay', kind=RATE, default=0.9998, help='share of the average that an update keeps')

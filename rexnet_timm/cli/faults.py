@@ -60,8 +60,8 @@ def safe_after(folder: str | None) -> Iterator[None]:
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
+        error.what_is_safe = '' if folder is None else _what_is_safe(folder)
         if folder is not None:
-            error.what_is_safe = _what_is_safe(folder)
             if not _checkpoints(folder):
                 _remove_arguments(folder)
         raise

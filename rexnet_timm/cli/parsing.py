@@ -18,6 +18,7 @@ import yaml
 
 from ..errors import DatasetError, first_lines, is_told, near_names, sample_error_message
 from ..plain_text import compose_yaml, load_yaml
+from ..training.signals import Stopped
 from .faults import FULL, fault_of, what_is_safe
 
 __all__ = [
@@ -26,7 +27,10 @@ __all__ = [
 
 _logger = logging.getLogger(__name__)
 _NOT_GIVEN = object()
-_LOST_CONNECTION = r'Connection (closed|reset) by peer'  # of gloo, which raises a plain RuntimeError
+# of gloo and of NCCL, which raise plain RuntimeErrors, where another process has ended, and where it hangs
+_LOST_CONNECTION = r'Connection (closed|reset) by peer|Broken pipe|remote process exited|Connection refused'
+_WAITED = r'[Tt]imed out|Timeout at NCCL|collective operation timeout'
+LEFT_ALONE = 4  # exit status of a process that ends since another one has ended or hangs
 
 
 class UsageError(ValueError):
@@ -423,6 +427,8 @@ def find_recipe(name: str) -> str:
 def report_errors(prog: str, command: Callable[[], object], flags: Mapping[str, str] | None = None) -> int:
     """Run a command; returns its exit status: 0, 1 after a fault of the machine, 2 after a mistake, 130 after Ctrl+C.
 
+    A run that a signal has stopped ends with 128 and the number of the signal.
+
     A mistake is told in one line on standard error: DatasetError, any other ValueError that a check raised (see
     `errors.is_told`), FloatingPointError, and OSError that names a file. Of several processes, which fail in the same
     way, only the first tells it; a DatasetError may have met only one of them, which tells it. A process that loses
@@ -434,8 +440,11 @@ def report_errors(prog: str, command: Callable[[], object], flags: Mapping[str, 
         flags: From what the library's errors say to what the user types: from the name of an argument to the option
             that sets it, and from a call to the words in its place.
     """
+    is_of_this_process = False
     try:
         command()
+    except Stopped as stopped:
+        status, text = 128 + stopped.number, f'{stopped} The same command with --resume auto goes on.'
     except KeyboardInterrupt:
         status, text = 130, 'interrupted'
     except (RuntimeError, MemoryError) as error:
@@ -444,11 +453,12 @@ def report_errors(prog: str, command: Callable[[], object], flags: Mapping[str, 
         if fault is not None:  # which may have met only this process
             print(f'{prog}: error: {fault}{what_is_safe(error)}', file=sys.stderr)
             return 1
-        if not (int(os.environ.get('WORLD_SIZE') or 1) > 1 and re.search(_LOST_CONNECTION, str(error))):
+        if not (int(os.environ.get('WORLD_SIZE') or 1) > 1 and re.search(f'{_LOST_CONNECTION}|{_WAITED}', str(error))):
             raise
-        rank = os.environ.get('RANK')
-        print(f'{prog}: process {rank} stops, since another process of the run has ended.', file=sys.stderr)
-        return 1
+        rank, waited = os.environ.get('RANK'), re.search(_WAITED, str(error))
+        why = 'it waited for the others longer than --dist-timeout' if waited else 'another process of the run has ended'
+        print(f'{prog}: process {rank} stops, since {why}.', file=sys.stderr)
+        return LEFT_ALONE
     except (ValueError, FloatingPointError, OSError) as error:
         if isinstance(error, OSError) and error.filename is None and not isinstance(error, FileNotFoundError):
             if error.errno is None:
@@ -459,12 +469,14 @@ def report_errors(prog: str, command: Callable[[], object], flags: Mapping[str, 
             raise
         _logger.debug('', exc_info=True)
         status, text = 2, f'error: {_one_line(error, flags or {})}{what_is_safe(error)}'
+        # in the middle of a run, where all have agreed on what they do, a mistake is met by one
+        is_of_this_process = hasattr(error, 'what_is_safe') and not isinstance(error, FloatingPointError)
         if isinstance(error, DatasetError):
             print(f'{prog}: {text}', file=sys.stderr)
             return status
     else:
         return 0
-    if int(os.environ.get('RANK') or 0) == 0:
+    if int(os.environ.get('RANK') or 0) == 0 or is_of_this_process:
         print(f'{prog}: {text}', file=sys.stderr)
     return status
 

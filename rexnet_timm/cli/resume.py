@@ -19,6 +19,7 @@ import yaml
 from timm.models import safe_model_name
 
 from ..files import load_checkpoint_file
+from ..plain_text import load_yaml
 from ..training.saver import load_newest, position_of, remove_rest
 from .build import Process
 from .data_options import LABELS, LAYOUT
@@ -34,8 +35,8 @@ PROCESSES, IMAGES = 'processes', 'training_images'  # what is compared beside th
 
 # Options without a say in what a run that goes on computes.
 _NO_EFFECT = {
-    'allow_changed', 'checkpoint_hist', 'config', 'data', 'experiment', 'initial_checkpoint', 'log_interval',
-    'max_skipped', 'no_resume_opt', 'output', 'overwrite', 'pin_mem', 'pretrained', 'pretrained_path', 'progress',
+    'allow_changed', 'checkpoint_hist', 'config', 'data', 'dist_timeout', 'experiment', 'initial_checkpoint',
+    'log_interval', 'max_skipped', 'no_resume_opt', 'output', 'overwrite', 'pin_mem', 'pretrained', 'pretrained_path', 'progress',
     'recovery_interval', 'resume', 'workers'}
 # Options of the network: with others, its weights do not fit.
 _NETWORK = {'encoder_name', 'in_chans', 'model', 'num_classes', 'rex_depth_mult', 'rex_width_mult'}
@@ -162,7 +163,7 @@ def _newest_alike(args: argparse.Namespace) -> str | None:
     for path in sorted(records, key=os.path.getmtime, reverse=True):
         try:
             with open(path, encoding='utf-8') as file:
-                record = yaml.safe_load(file)
+                record = load_yaml(file.read())
         except (OSError, ValueError, yaml.YAMLError):
             continue
         if isinstance(record, dict) and not _different(record, vars(args), derived=True):
@@ -273,15 +274,20 @@ def facts_of(loader: Any, process: Process) -> dict[str, Any]:
     return facts
 
 
-def make_folder(args: argparse.Namespace, origin: Origin) -> str:
-    """The folder of the run, which is made, without what a killed process was writing there."""
+def make_folder(args: argparse.Namespace, origin: Origin, hold: Callable[[str], object]) -> str:
+    """The folder of the run, which is made, without what a killed process was writing there.
+
+    `hold` is called with it before anything in it changes.
+    """
     if origin.folder is not None:
+        hold(origin.folder)
         remove_rest(origin.folder)
         return origin.folder
     root = _root(args)
     if args.experiment:
         folder = _named_folder(args)
         os.makedirs(folder, exist_ok=True)
+        hold(folder)
         if args.overwrite:
             for path in _files_of_run(folder):
                 os.remove(path)
@@ -295,4 +301,5 @@ def make_folder(args: argparse.Namespace, origin: Origin) -> str:
             os.mkdir(folder)  # which fails where a run of the same second has made it
         except FileExistsError:
             continue
+        hold(folder)
         return folder

@@ -7,7 +7,7 @@ import argparse
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..files import atomic_path
 from ..training.engine import Precision, check_metric, fit
 from ..training.run_state import RunState
 from ..training.saver import Saver, plain_history
+from ..training.signals import StopRequest
 from .arguments import create_train_parser, parse_train_args, repeatable_args, train_args_of, train_flags
 from .build import (
     Process,
@@ -32,7 +33,9 @@ from .build import (
     start_process,
     synchronize_batch_norm,
 )
+from .faults import safe_after
 from .kinds import Batches, Kind, kind_of
+from .lock import folder_lock
 from .parsing import Parser, report_errors
 from .resume import Changes, Origin, changes_of, facts_of, find_origin, from_primary, make_folder
 
@@ -60,7 +63,12 @@ class _Parts:
 
 def run(args: argparse.Namespace) -> str:
     """Train as the arguments say; returns the folder of the run, in every process."""
-    process = start_process(args.device)
+    with ExitStack() as stack:
+        return _run(args, stack)
+
+
+def _run(args: argparse.Namespace, stack: ExitStack) -> str:
+    process = start_process(args.device, args.dist_timeout)
     random_seed(args.seed, process.rank)
     if process.primary:
         _logger.info(
@@ -97,7 +105,8 @@ def run(args: argparse.Namespace) -> str:
     if is_finished and origin.folder is None:
         folder = os.path.dirname(os.path.realpath(origin.path)) if origin.path else ''
     else:
-        folder = from_primary(process, lambda: make_folder(args, origin))
+        folder = from_primary(process, lambda: make_folder(
+            args, origin, lambda folder: stack.enter_context(folder_lock(folder))))
         if process.primary:
             state.saver = _create_saver(args, parts, origin, record, folder)
     if is_finished:
@@ -111,13 +120,15 @@ def run(args: argparse.Namespace) -> str:
         _logger.info(f'{args.model}: {parameters / 1e6:.2f} M parameters, epochs {state.epoch} to {epochs - 1}')
         with atomic_path(os.path.join(folder, 'args.yaml')) as part, open(part, 'w', encoding='utf-8') as file:
             yaml.safe_dump(record, file, default_flow_style=False)
+    stack.enter_context(safe_after(folder if process.primary else None))
+    stop = stack.enter_context(StopRequest(process.world_size))
     best_metric, best_epoch = fit(
         parts.task, parts.train_loader, parts.eval_loader, parts.optimizer, epochs, lr_scheduler=lr_scheduler,
         precision=parts.precision, eval_metric=parts.eval_metric, output_dir=folder, dist_bn=args.dist_bn,
         primary=process.primary, channels_last=args.channels_last, recovery_interval=args.recovery_interval,
         state=state, mixup_fn=kind.mixup(args, parts.num_classes, process), grad_accum_steps=args.grad_accum_steps,
         clip_grad=args.clip_grad, clip_mode=args.clip_mode, log_interval=args.log_interval, progress=args.progress,
-        seed=args.seed, max_skipped=args.max_skipped)
+        seed=args.seed, max_skipped=args.max_skipped, stop=stop)
     if process.distributed:
         torch.distributed.barrier()  # the primary process is still writing; older releases hang if a peer is gone then
     if best_metric is not None:
@@ -206,7 +217,8 @@ def _create_saver(
 
 def warn_of_options_for_others(args: argparse.Namespace, process: Process) -> None:
     """Say which options need several processes or another device."""
-    lacking = {} if process.distributed else dict.fromkeys(('dist_bn', 'no_ddp_bb', 'sync_bn'), 'one process')
+    lacking = {} if process.distributed else dict.fromkeys(
+        ('dist_bn', 'dist_timeout', 'no_ddp_bb', 'sync_bn'), 'one process')
     if process.device.type != 'cuda':
         lacking['pin_mem'] = f'--device {process.device.type}'
     for name in sorted(lacking.keys() & set(args.given)):

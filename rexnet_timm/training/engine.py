@@ -6,6 +6,7 @@ with `loss` and has an evaluator trains here, timm's own tasks included.
 import logging
 import math
 import os
+import signal
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +23,7 @@ from tqdm import tqdm
 
 from ..seeds import seed_everything
 from .run_state import RunState
+from .signals import Stopped, StopRequest
 from .summary import Summary
 from .updates import Precision, Updates, settle
 
@@ -251,6 +253,7 @@ def fit(
         channels_last: bool = False,
         recovery_interval: int = 0,
         state: RunState | None = None,
+        stop: StopRequest | None = None,
         **train_kwargs: Any,
 ) -> tuple[float | None, int | None]:
     """Train up to an epoch, with evaluation, summary and checkpoint after each.
@@ -270,6 +273,7 @@ def fit(
         channels_last: Whether inputs are laid out NHWC.
         recovery_interval: Updates between two checkpoints in the middle of an epoch; 0 for none.
         state: Where the run begins, and what saves it. None: at its start, and nothing is saved.
+        stop: Asked after every update; where it says so, the state is saved and the run stops.
         **train_kwargs: Further arguments of `train_one_epoch`.
 
     Returns:
@@ -277,6 +281,7 @@ def fit(
 
     Raises:
         ValueError: The evaluator has no metric of the name `eval_metric`.
+        Stopped: As `stop` asked.
         FloatingPointError: As `train_one_epoch`, or a weight became NaN or infinite; nothing of it is saved.
     """
     check_metric(task, eval_metric)
@@ -288,8 +293,12 @@ def fit(
     best_metric, best_epoch = None, None
 
     def after_update(num_updates: int) -> None:
-        if recovery_interval and num_updates % recovery_interval == 0:
+        number = stop.agreed() if stop is not None else 0
+        if number or (recovery_interval and num_updates % recovery_interval == 0):
             state.save()
+        if number:
+            raise Stopped(number, f'{signal.Signals(number).name}: stopped in epoch {state.epoch} after batch '
+                                  f'{state.batch}. {state.last_good()}')
 
     for epoch in range(state.epoch, epochs):
         if hasattr(task, 'set_epoch'):
@@ -313,4 +322,7 @@ def fit(
         if summary is not None:
             summary.add(epoch, train_metrics, eval_metrics, lr)  # before the checkpoint that goes on after it
         best_metric, best_epoch = state.save_epoch(metric)
+        number = stop.agreed() if stop is not None and epoch + 1 < epochs else 0
+        if number:
+            raise Stopped(number, f'{signal.Signals(number).name}: stopped after epoch {epoch}. {state.last_good()}')
     return best_metric, best_epoch
