@@ -456,7 +456,8 @@ def report_errors(prog: str, command: Callable[[], object], flags: Mapping[str, 
         if not (int(os.environ.get('WORLD_SIZE') or 1) > 1 and re.search(f'{_LOST_CONNECTION}|{_WAITED}', str(error))):
             raise
         rank, waited = os.environ.get('RANK'), re.search(_WAITED, str(error))
-        why = 'it waited for the others longer than --dist-timeout' if waited else 'another process of the run has ended'
+        why = 'it has waited for another one longer than --dist-timeout' if waited else \
+            'another process of the run has ended'
         print(f'{prog}: process {rank} stops, since {why}.', file=sys.stderr)
         return LEFT_ALONE
     except (ValueError, FloatingPointError, OSError) as error:
