@@ -13,16 +13,16 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 import torch.nn as nn
+from killing import assert_same_runs
 from timm.data import Mixup
 from timm.layers import DropPath
 from timm.scheduler import create_scheduler_v2
 from timm.task import ClassificationTask
 from timm.utils import random_seed
 
-from rexnet_timm.files import load_checkpoint_file
 from rexnet_timm.training.engine import Precision, fit
 from rexnet_timm.training.run_state import RunState
-from rexnet_timm.training.saver import Saver, load_newest, plain_history
+from rexnet_timm.training.saver import Saver, load_newest, plain_history, remove_rest
 
 EPOCHS, BATCHES = 2, 4
 
@@ -70,6 +70,7 @@ def train(
         amp: bool = False,
         mixup: bool = False,
         precision: Precision | None = None,
+        recovery_interval: int = 1,
         rank: int = 0,
         world_size: int = 1,
         **options: Any,
@@ -91,6 +92,8 @@ def train(
     saver = Saver(folder, decreasing=True, max_history=2) if rank == 0 else None
     state = Stopping(
         stop_after, task, optimizer, scheduler, precision.scaler, saver, rank=rank, world_size=world_size)
+    if saver is not None:
+        remove_rest(folder)
     if found := load_newest(folder):
         path, checkpoint = found
         state.restore(checkpoint, path)
@@ -100,7 +103,7 @@ def train(
         dist.barrier()
     mix = Mixup(0.2, 1., num_classes=2) if mixup else None
     fit(task, Batches(rank), Batches(rank), optimizer, EPOCHS, lr_scheduler=scheduler, precision=precision,
-        mixup_fn=mix, eval_metric='loss', output_dir=folder, recovery_interval=1, state=state, seed=5,
+        mixup_fn=mix, eval_metric='loss', output_dir=folder, recovery_interval=recovery_interval, state=state, seed=5,
         primary=rank == 0, **options)
     if world_size > 1:
         dist.barrier()
@@ -125,24 +128,6 @@ class Stopping(RunState):
                 raise Stopped
 
 
-def assert_same(a: Any, b: Any, where: str = '') -> None:
-    """Equal in every bit, all the way down."""
-    assert type(a) is type(b), where
-    if isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype and a.shape == b.shape and torch.equal(
-            a.contiguous().view(-1).view(torch.uint8), b.contiguous().view(-1).view(torch.uint8)), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f'{where}/{key}')
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b), where
-        for index, pair in enumerate(zip(a, b, strict=True)):
-            assert_same(*pair, f'{where}/{index}')
-    else:
-        assert a == b or a != a and b != b, f'{where}: {a} and {b}'
-
-
 def goes_on(folder: Path, stops: tuple[int, ...], **settings: Any) -> None:
     """Assert that a run that is stopped so often equals the one that is left alone."""
     train(folder / 'alone', **settings)
@@ -150,16 +135,7 @@ def goes_on(folder: Path, stops: tuple[int, ...], **settings: Any) -> None:
         with pytest.raises(Stopped):
             train(folder / 'stopped', number, **settings)
     train(folder / 'stopped', **settings)
-    assert_same_runs(folder)
-
-
-def assert_same_runs(folder: Path) -> None:
-    assert (folder / 'alone/summary.csv').read_bytes() == (folder / 'stopped/summary.csv').read_bytes()
-    names = sorted(path.name for path in (folder / 'alone').iterdir())
-    assert names == sorted(path.name for path in (folder / 'stopped').iterdir())
-    for name in names:
-        if name.endswith('.tar'):
-            assert_same(*(load_checkpoint_file(folder / kind / name) for kind in ('alone', 'stopped')), name)
+    assert_same_runs(folder / 'alone', folder / 'stopped')
 
 
 # adahessian wants second derivatives, which the loop does not compute; the others need packages or a GPU
@@ -224,4 +200,4 @@ def work(rank: int, world_size: int, folder: str, settings: dict[str, Any]) -> N
 def test_several_processes(world_size, settings, tmp_path):
     multiprocessing.start_processes(
         work, (world_size, str(tmp_path), settings), nprocs=world_size, start_method='fork')
-    assert_same_runs(tmp_path)
+    assert_same_runs(tmp_path / 'alone', tmp_path / 'stopped')
