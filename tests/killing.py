@@ -2,7 +2,9 @@
 import io
 import os
 import signal
+import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -115,15 +117,11 @@ def fork(work: Callable[[], Any], log: Path) -> int:
     if number:
         return number
     status = 1
+    sys.stdout = sys.stderr = open(log, 'a', buffering=1)
     try:
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
         status = int(work() or 0)
     except BaseException:
-        import traceback
-        with open(log, 'a') as file:
-            traceback.print_exc(file=file)
+        traceback.print_exc()
     finally:
         os._exit(status)
 
