@@ -71,8 +71,6 @@ class Saver:
             del content['metric']
         self.newest = self._write(LAST, content)
         self._follow(epoch, metric, self.newest)
-        for _, name in self._recoveries():
-            self._remove(name)
         return self.best_metric, self.best_epoch
 
     def save_recovery(self, content: Mapping[str, Any], epoch: int, batch: int) -> str:
@@ -118,7 +116,7 @@ class Saver:
             link_file(self._path(best), self._path(BEST))
 
     def _follow(self, epoch: int, metric: float | None, path: str | os.PathLike) -> None:
-        """What follows from a checkpoint after an epoch, once or again: its place among the best, and who leaves."""
+        """What follows from a checkpoint after an epoch, once or again: its place among the best, and what leaves."""
         name = f'checkpoint-{epoch}{ENDING}'
         others = [entry for entry in self._ranked if entry[0] != name]
         ranked = sorted([*others, (name, metric)], key=self._rank)  # of equal ones the earlier stays ahead
@@ -131,6 +129,9 @@ class Saver:
         self._ranked = kept
         for leaving, _ in left:
             self._remove(leaving)
+        for (of_epoch, _), recovery in self._recoveries():
+            if of_epoch <= epoch:
+                self._remove(recovery)
 
     def _rank(self, entry: tuple[str, float | None]) -> tuple[int, float]:
         name, metric = entry
