@@ -8,6 +8,7 @@ import io
 import os
 import pickle
 import re
+import shutil
 import tarfile
 import textwrap
 import warnings
@@ -24,12 +25,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 
+from .archives import ArchiveError, check_saved, check_tensors
 from .errors import near_names
 
 __all__ = [
     'ENCODER_DOOR', 'PRETRAINED_DOOR', 'SUFFIXES', 'WeightsError', 'atomic_path', 'build_with_file', 'check_finite',
-    'concerns_weights', 'load_checkpoint_file', 'load_weights_file', 'one_line', 'save_weights', 'some', 'unwrap',
-    'without_prefix']
+    'concerns_weights', 'link_file', 'load_checkpoint_file', 'load_weights_file', 'one_line', 'remove_parts',
+    'save_checkpoint_file', 'save_weights', 'some', 'unwrap', 'without_prefix']
 
 AVERAGES = ('state_dict_ema', 'model_ema', 'ema_state_dict', 'ema')  # where training tools keep a moving average
 WRAPPERS = ('state_dict', 'model', 'model_state_dict')  # and the weights themselves
@@ -83,7 +85,8 @@ def load_checkpoint_file(path: str | os.PathLike) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: No such file.
-        WeightsError: A folder, or a file that is empty, damaged, of another kind, or in need of running code.
+        WeightsError: A folder, or a file that is empty, damaged, of another kind, or in need of running code. The
+            checksums that torch.save writes are verified, which torch.load itself does not do.
     """
     name = os.fspath(path)
     if os.path.isdir(path):
@@ -100,6 +103,8 @@ def load_checkpoint_file(path: str | os.PathLike) -> dict[str, Any]:
     if not head:
         raise WeightsError(f'A file of weights must not be empty, and {name!r} is. {AGAIN}')
     try:
+        check_saved(path)
+        _check_sums(path, name, head)
         if head[8:9] == b'{':  # after the length of its header, in 8 bytes
             return load_file(path)
         # timm's saver stores the arguments of the run in a namespace of argparse, which is read as plain data
@@ -107,8 +112,16 @@ def load_checkpoint_file(path: str | os.PathLike) -> dict[str, Any]:
         with torch.serialization.safe_globals([namespace]), warnings.catch_warnings():
             warnings.simplefilter('ignore')  # of the kind of file, which the error tells
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except (MemoryError, OSError):
+        check_tensors(checkpoint, os.path.getsize(path))
+    except (MemoryError, WeightsError):
         raise
+    except OSError as error:
+        if error.filename is not None or error.errno != errno.EINVAL:  # as torch says of a zip archive that is cut off
+            raise
+        raise WeightsError(f'{name!r} {_problem(name, head, error)}') from None
+    except ArchiveError as error:
+        raise WeightsError(
+            f'A file of weights must hold no more than its size tells, and {name!r} {error}. {RESAVE}') from None
     except Exception as error:  # bytes of any kind end in an error of any kind
         raise WeightsError(f'{name!r} {_problem(name, head, error)}') from None
     if not isinstance(checkpoint, dict):
@@ -116,6 +129,38 @@ def load_checkpoint_file(path: str | os.PathLike) -> dict[str, Any]:
             f'A checkpoint must be a dict, and {name!r} holds one value of the type {type(checkpoint).__name__}. '
             f'{RESAVE}')
     return checkpoint
+
+
+def _check_sums(path: str | os.PathLike, name: str, head: bytes) -> None:
+    """WeightsError for a zip archive in which a bit has changed; other files pass, and are judged where they are read.
+
+    torch.save writes a CRC32 for each tensor and for the rest of the file, as a zip archive has it.
+    """
+    if not head.startswith(b'PK') or not _has_index(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            is_packed = any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist())
+            wrong = None if is_packed else archive.testzip()
+    except MemoryError:
+        raise
+    except Exception as error:  # bytes of any kind end in an error of any kind
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # of the disk, and not of a place in the file
+            raise
+        is_packed, wrong = False, error
+    if is_packed:  # torch.save does not, and a small file could become any size
+        raise WeightsError(f'{name!r} {_problem(name, head, ValueError())}')
+    if wrong is not None:
+        raise WeightsError(
+            f'{name!r} is damaged: its content is not what was written, by its own checksum ({some([wrong])}). '
+            'Take another checkpoint, or a copy of it.')
+
+
+def _has_index(path: str | os.PathLike) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # an index that is damaged
+        return False
 
 
 def _problem(name: str, head: bytes, error: Exception) -> str:
@@ -131,7 +176,7 @@ def _problem(name: str, head: bytes, error: Exception) -> str:
         reason = f' ({some([error])})' if isinstance(error, SafetensorError) else ''
         return f'is no safetensors file, or is damaged{reason}. {AGAIN}'
     if head.startswith(b'PK'):
-        if not zipfile.is_zipfile(name):
+        if not _has_index(name):
             return f'is damaged: its end is missing after {os.path.getsize(name)} bytes. {AGAIN}'
         with zipfile.ZipFile(name) as archive:
             files = {os.path.basename(file) for file in archive.namelist()}
@@ -304,8 +349,10 @@ def build_with_file(
 def atomic_path(path: str | os.PathLike) -> Iterator[str]:
     """A name to write under, in the folder of `path`, which becomes `path` when the block ends without an error.
 
-    So `path` is written whole or not at all, even where the machine stops. After an error nothing is left behind, and
-    an OSError of the block, which names no file where the disk is full, names `path`.
+    So `path` is written whole or not at all, even where the machine stops: the content is on the disk before the name
+    points to it, and the name is when the block has ended. After an error nothing is left behind; a process that is
+    killed may leave the part, which `remove_parts` removes. An OSError of the block, which names no file where the disk
+    is full, names `path`.
 
     Args:
         path: The file to write; an existing one is replaced, and a link stays and what it points to is replaced.
@@ -325,8 +372,9 @@ def atomic_path(path: str | os.PathLike) -> Iterator[str]:
     try:
         yield part
         with open(part, 'r+b') as file:
-            os.fsync(file.fileno())  # on the disk before the name points to it
+            os.fsync(file.fileno())
         os.replace(part, target)
+        _sync_folder(folder)
     except OSError as error:
         if error.filename not in (None, part):  # of another file, which the block reads
             raise
@@ -336,6 +384,71 @@ def atomic_path(path: str | os.PathLike) -> Iterator[str]:
     finally:
         with suppress(FileNotFoundError):
             os.unlink(part)
+
+
+def _sync_folder(folder: str) -> None:
+    # a new name is on the disk when its folder is; not every file system, and no Windows, can do it for a folder
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def link_file(source: str | os.PathLike, path: str | os.PathLike) -> None:
+    """Make `path` a second name of a file, or a copy where the file system has no such names; whole at any moment.
+
+    Args:
+        source: The file, which is not written to afterwards: a change would show under both names.
+        path: Its further name; an existing file is replaced.
+
+    Raises:
+        FileNotFoundError: There is no such file or folder.
+        OSError: The file cannot be written.
+    """
+    if os.path.exists(path) and os.path.samefile(source, path):
+        return
+    with atomic_path(path) as part:
+        with suppress(FileNotFoundError):
+            os.unlink(part)  # of a process of this number that was killed
+        try:
+            os.link(source, part)
+        except (OSError, NotImplementedError):
+            shutil.copyfile(source, part)
+
+
+def remove_parts(folder: str | os.PathLike, names: str) -> None:
+    """Remove what `atomic_path` was writing in a folder when its process was killed.
+
+    Args:
+        folder: A folder in which no process is writing.
+        names: Regular expression of the names that were to be written.
+    """
+    for name in os.listdir(folder):
+        if re.fullmatch(rf'\.\d+-(?:{names})', name):
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(folder, name))
+
+
+def save_checkpoint_file(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint whole or not at all, by torch.save, whose file carries its checksums.
+
+    Args:
+        path: The file; an existing one is replaced at once.
+        content: Tensors and plain values, as `load_checkpoint_file` reads them.
+
+    Raises:
+        FileNotFoundError: The folder does not exist.
+        OSError: The file cannot be written.
+    """
+    with atomic_path(path) as part, open(part, 'wb') as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # torch's own, in which the cause is lost but for its context
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def save_weights(path: str | os.PathLike, state_dict: Mapping[str, torch.Tensor]) -> None:

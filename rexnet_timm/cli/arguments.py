@@ -7,6 +7,7 @@ with --config sets defaults that the command line overrides; its values are read
 import argparse
 import math
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..files import ENCODER_DOOR, PRETRAINED_DOOR
 from ..training.losses import TARGETS, WEIGHTS
 from .data_options import FLAGS, IGNORE_INDEX, add_images, add_labels, add_layout
 from .parsing import Kind, Parser, UsageError, find_recipe, number, one_of
+from .resume import ALLOWABLE
 
 __all__ = ['create_train_parser', 'parse_train_args', 'repeatable_args', 'train_args_of', 'train_flags']
 
@@ -84,6 +86,7 @@ SHARE, RATE = number(float, at_least=0, at_most=1), number(float, at_least=0, be
 SHARE_ABOVE_0 = number(float, above=0, at_most=1)
 # of pixels from 0 to 1, and beyond where --image-scale is below some of their values
 MEAN, DEVIATION = number(float, at_least=-10, at_most=10), number(float, above=0, at_most=10)
+CHANGED = one_of(*ALLOWABLE, read=lambda word: word.removeprefix('--').replace('_', '-'))
 OPTIMIZER = one_of(
     *list_optimizers(), rule="one of timm's optimizers (timm.optim.list_optimizers())",
     read=lambda word: word.lower().removeprefix('lookahead_'))
@@ -137,8 +140,11 @@ def _add_model(group: Callable[[str], Callable[..., None]]) -> None:
     add('--pretrained', kind=bool, help='start from published weights')
     add('--pretrained-path', default='', metavar='PATH', help='start from a file as from published weights')
     add('--initial-checkpoint', default='', metavar='PATH', help='start from all weights of a file')
-    add('--resume', default='', metavar='PATH', help='continue a run from its checkpoint')
+    add('--resume', default='', metavar='PATH',
+        help='continue a run from its checkpoint; auto: the run that this command began, or begin it')
     add('--no-resume-opt', kind=bool, help='continue without the state of the optimizer')
+    add('--allow-changed', kind=CHANGED, nargs='+', metavar='NAME',
+        help='with --resume: options that may differ from those that the run was begun with', unset='none')
     add('--gp', help='classification: global pooling, such as avg', unset='that of the model')
     add('--drop', kind=RATE,
         help='classification: probability of dropout before the classifier', unset='that of the model')
@@ -270,6 +276,8 @@ def _add_run(group: Callable[[str], Callable[..., None]]) -> None:
     add('--sync-bn', kind=bool, help='BatchNorm over all processes')
     add('--dist-bn', kind=one_of('reduce', 'broadcast', ''), default='reduce',
         help="how processes share statistics of BatchNorm after an epoch, '' for not at all")
+    add('--dist-timeout', kind=POSITIVE, default=1800., metavar='SECONDS',
+        help='how long a process waits for the others before the run ends')
     add('--no-ddp-bb', kind=bool, help='no broadcast of buffers in each step')
     add('--model-ema', kind=bool, help='keep and validate a moving average of the weights')
     add('--model-ema-decay', kind=RATE, default=0.9998, help='share of the average that an update keeps')
@@ -278,6 +286,10 @@ def _add_run(group: Callable[[str], Callable[..., None]]) -> None:
     add('--log-interval', kind=COUNT, default=50, help='batches between two lines of the log')
     add('--progress', kind=bool, help='a bar instead of lines')
     add('--checkpoint-hist', kind=COUNT, default=10, help='checkpoints that are kept')
+    add('--recovery-interval', kind=INDEX, default=0, metavar='N',
+        help='updates between two checkpoints in the middle of an epoch, 0 for none')
+    add('--max-skipped', kind=COUNT, default=20, metavar='N',
+        help='updates in a row that are left out for NaN or infinity, after which the run ends')
     add('--output', default='', metavar='DIR', help='folder of the runs', unset='output/train')
     add('--experiment', default='', help='folder of this run in --output', unset='time and model, or that of --resume')
     add('--overwrite', kind=bool, help='replace a run that is in the folder; other files in it stay')
@@ -338,6 +350,7 @@ def train_args_of(values: Mapping[str, Any]) -> argparse.Namespace:
 def _complete(parser: Parser, typed: dict[str, Any]) -> argparse.Namespace:
     """All arguments, of those that are given."""
     recipe = parser.read_recipe(find_recipe(typed['config'])) if 'config' in typed else {}
+    _check_places(recipe, typed)
     for source in (recipe, typed):
         _take_folder(source)
     for name, value in typed.items():
@@ -350,6 +363,26 @@ def _complete(parser: Parser, typed: dict[str, Any]) -> argparse.Namespace:
     args.given = tuple(sorted((set_by_recipe | typed.keys()) - {'config'}))
     _check_together(args)
     return args
+
+
+def _check_places(recipe: dict[str, Any], typed: Mapping[str, Any]) -> None:
+    """Raise UsageError for a YAML file, which may be somebody else's, that chooses what is written or replaced where.
+
+    It may name a folder below the current one, and the arguments of a run name the folder that they lie in.
+    """
+    if recipe.get('overwrite'):
+        raise UsageError(
+            f"{typed['config']!r} sets overwrite: what is replaced is said on the command line only, by --overwrite.")
+    if 'output' not in recipe or 'output' in typed:
+        return
+    output, here = os.path.realpath(recipe['output']), os.path.realpath('.')
+    run = os.path.dirname(os.path.realpath(find_recipe(typed['config'])))
+    own = os.path.dirname(run) if not recipe.get('experiment') else os.path.realpath(
+        os.path.join(output, recipe['experiment']))
+    if os.path.commonpath((here, output)) != here and own != (run if recipe.get('experiment') else output):
+        raise UsageError(
+            f"{typed['config']!r} sets output to {recipe['output']!r}, which is outside of the current folder: pass "
+            f"--output {shlex.quote(recipe['output'])} if that is meant.")
 
 
 def _take_folder(values: dict[str, Any]) -> None:
@@ -372,6 +405,9 @@ def _check_together(args: argparse.Namespace) -> None:
 
     check(bool(args.data_dir or args.dataset),
           'A folder of data is needed (the first word, or --data-dir), or --dataset synthetic or synthetic-depth.')
+    check(not os.path.isabs(args.experiment) and '..' not in args.experiment.replace('\\', '/').split('/'),
+          f'--experiment must be the name of a folder in --output, got {args.experiment!r}: name the place of the runs '
+          'by --output.')
     for name in ('scale', 'ratio'):
         low, high = getattr(args, name) or (1, 1)
         check(low <= high, f'--{name} must be the lowest and the highest value, got {low} {high}.')
@@ -427,6 +463,6 @@ def _check_together(args: argparse.Namespace) -> None:
 
 def repeatable_args(args: argparse.Namespace) -> dict[str, Any]:
     """The arguments as a YAML file for --config that repeats the run from its start, with all defaults."""
-    once = {'config', 'data', 'no_resume_opt', 'overwrite', 'resume'}
+    once = {'allow_changed', 'config', 'data', 'no_resume_opt', 'overwrite', 'resume'}
     names = vars(args).keys() & create_train_parser().options.keys() - once
     return {name: getattr(args, name) for name in sorted(names)}

@@ -4,12 +4,11 @@ Nothing here writes into the arguments: what a builder finds out, it returns.
 """
 import argparse
 import inspect
-import json
 import logging
 import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from types import SimpleNamespace
+from datetime import timedelta
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -19,7 +18,7 @@ import torch.nn as nn
 from timm.layers import convert_sync_batchnorm
 from timm.models import get_arch_pretrained_cfgs, load_model_config_from_hf
 from timm.optim import create_optimizer_v2, optimizer_kwargs
-from timm.utils import init_distributed_device
+from timm.utils import is_distributed_env, world_info_from_env
 
 from ..errors import first_lines, first_sentence, is_refusal, near_names
 from ..files import WeightsError, build_with_file
@@ -33,12 +32,16 @@ from ..models.any_encoder import (
 from ..models.factory import network_of
 from ..models.other_layouts import check_efficientnet, efficientnet_to_timm, is_efficientnet
 from ..models.weights import load_encoder_weights, load_weights
+from ..plain_text import load_json
+from .parent import end_with_launcher
 
 __all__ = [
     'Process', 'architecture_of', 'create_model', 'create_optimizer', 'default_device', 'in_channels', 'is_smp',
     'learning_rate', 'saved_network', 'start_process', 'synchronize_batch_norm']
 
 _logger = logging.getLogger(__name__)
+
+_BACKENDS = {'cuda': 'nccl', 'xpu': 'ccl', 'hpu': 'hccl', 'npu': 'hccl'}  # of the others gloo
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,12 @@ def default_device() -> str:
     return 'mps' if torch.backends.mps.is_available() else 'cpu'
 
 
-def start_process(device: str | None = None) -> Process:
-    """Join the process group that a launcher announced, if any; `device` None takes the best there is.
+def start_process(device: str | None = None, timeout: float | None = None) -> Process:
+    """Join the process group that a launcher announced, if any.
+
+    Args:
+        device: Name of the device; None takes the best there is.
+        timeout: Seconds after which a process that waits for the others gives up; None for torch's own.
 
     Raises:
         ValueError: A name that torch does not know, or a device that this machine does not have.
@@ -80,9 +87,22 @@ def start_process(device: str | None = None) -> Process:
             f'{default_device()}, or leave it out.') from error
     if kind == 'meta':
         raise ValueError("--device must hold values, got 'meta': leave it out.")
-    settings = SimpleNamespace(device=name)  # timm writes what it finds into it
-    place = init_distributed_device(settings)
-    return Process(place, settings.rank, settings.world_size)
+    if not is_distributed_env():
+        return Process(_select(name))
+    local_rank, rank, world_size = world_info_from_env()  # also SLURM's, which torch does not know
+    os.environ.update(LOCAL_RANK=str(local_rank), RANK=str(rank), WORLD_SIZE=str(world_size))
+    end_with_launcher()
+    torch.distributed.init_process_group(
+        _BACKENDS.get(kind, 'gloo'), timeout=None if timeout is None else timedelta(seconds=timeout))
+    if kind != 'cpu' and ':' in name:
+        _logger.warning('Each process takes a device of its own: the number in --device %s is left out.', name)
+    return Process(_select(name if kind == 'cpu' else f'{kind}:{local_rank}'), rank, world_size)
+
+
+def _select(name: str) -> torch.device:
+    if name.startswith('cuda:'):
+        torch.cuda.set_device(name)
+    return torch.device(name)
 
 
 def is_smp(name: str) -> bool:
@@ -126,7 +146,7 @@ def _source_of(name: str) -> tuple[str, dict[str, Any]]:
     try:
         if source.lower() == 'local-dir':
             with open(os.path.join(place, 'config.json'), encoding='utf-8') as file:
-                config = json.load(file)
+                config = load_json(file.read())
             config = config if isinstance(config, dict) else {}
             architecture, arguments = config.get('architecture'), config.get('model_args')
         else:

@@ -4,7 +4,6 @@ A kind reads one word and says what it must be. The parser asks the kinds of its
 line and for the values of a YAML file, so that both have the same types, choices, ranges and errors.
 """
 import argparse
-import errno
 import logging
 import math
 import numbers
@@ -19,6 +18,9 @@ import yaml
 from tqdm import tqdm
 
 from ..errors import DatasetError, first_lines, is_told, near_names, sample_error_message
+from ..plain_text import compose_yaml, load_yaml
+from ..training.signals import Stopped
+from .faults import FULL, fault_of, what_is_safe
 
 __all__ = [
     'TEXT', 'VIEW', 'KeyValues', 'Kind', 'Parser', 'UsageError', 'find_recipe', 'number', 'one_of', 'progress_bar',
@@ -26,8 +28,10 @@ __all__ = [
 
 _logger = logging.getLogger(__name__)
 _NOT_GIVEN = object()
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, or what the user may have of it
-_LOST_CONNECTION = r'Connection (closed|reset) by peer'  # of gloo, which raises a plain RuntimeError
+# of gloo and of NCCL, which raise plain RuntimeErrors, where another process has ended, and where it hangs
+_LOST_CONNECTION = r'Connection (closed|reset) by peer|Broken pipe|remote process exited|Connection refused'
+_WAITED = r'[Tt]imed out|Timeout at NCCL|collective operation timeout'
+LEFT_ALONE = 4  # exit status of a process that ends since another one has ended or hangs
 
 
 class UsageError(ValueError):
@@ -139,8 +143,8 @@ class KeyValues(argparse.Action):
             if not equals or not key.isidentifier():
                 raise argparse.ArgumentError(self, f'must be KEY=VALUE pairs, got {word!r}.')
             try:
-                pairs[key] = yaml.load(text, _Loader)
-            except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that the calendar does not have
+                pairs[key] = load_yaml(text, _Loader)
+            except yaml.YAMLError as error:
                 raise argparse.ArgumentError(self, f'must have values in YAML, got {word!r}.') from error
         earlier = getattr(namespace, self.dest)
         setattr(namespace, self.dest, {**(earlier if isinstance(earlier, dict) else {}), **pairs})
@@ -224,7 +228,7 @@ class Parser(argparse.ArgumentParser):
         name = repr(str(path))
         try:
             with open(path, encoding='utf-8-sig') as file:
-                root = yaml.compose(file, _Loader)
+                root = compose_yaml(file.read(), _Loader)
             if not isinstance(root, yaml.MappingNode):
                 found = 'it has none' if root is None else f'it has {_shown(root)}'
                 raise UsageError(f'{name} must hold NAME: VALUE lines, one for each option: {found}.')
@@ -427,7 +431,9 @@ def progress_bar(items: Iterable[Any], total: int) -> Iterable[Any]:
 
 
 def report_errors(prog: str, command: Callable[[], object], flags: Mapping[str, str] | None = None) -> int:
-    """Run a command; returns its exit status: 0, 2 after a mistake of the user, 130 after Ctrl+C.
+    """Run a command; returns its exit status: 0, 1 after a fault of the machine, 2 after a mistake, 130 after Ctrl+C.
+
+    A run that a signal has stopped ends with 128 and the number of the signal.
 
     A mistake is told in one line on standard error: DatasetError, any other ValueError that a check raised (see
     `errors.is_told`), FloatingPointError, and OSError that names a file. Of several processes, which fail in the same
@@ -440,37 +446,51 @@ def report_errors(prog: str, command: Callable[[], object], flags: Mapping[str, 
         flags: From what the library's errors say to what the user types: from the name of an argument to the option
             that sets it, and from a call to the words in its place.
     """
+    is_of_this_process = False
     try:
         command()
+    except Stopped as stopped:
+        status, text = 128 + stopped.number, f'{stopped} The same command with --resume auto goes on.'
     except KeyboardInterrupt:
         status, text = 130, 'interrupted'
-    except RuntimeError as error:
-        if not (int(os.environ.get('WORLD_SIZE') or 1) > 1 and re.search(_LOST_CONNECTION, str(error))):
-            raise
+    except (RuntimeError, MemoryError) as error:
         _logger.debug('', exc_info=True)
-        rank = os.environ.get('RANK')
-        print(f'{prog}: process {rank} stops, since another process of the run has ended.', file=sys.stderr)
-        return 1
+        fault = fault_of(error)
+        if fault is not None:  # which may have met only this process
+            print(f'{prog}: error: {fault}{what_is_safe(error)}', file=sys.stderr)
+            return 1
+        if not (int(os.environ.get('WORLD_SIZE') or 1) > 1 and re.search(f'{_LOST_CONNECTION}|{_WAITED}', str(error))):
+            raise
+        rank, waited = os.environ.get('RANK'), re.search(_WAITED, str(error))
+        why = 'it has waited for another one longer than --dist-timeout' if waited else \
+            'another process of the run has ended'
+        print(f'{prog}: process {rank} stops, since {why}.', file=sys.stderr)
+        return LEFT_ALONE
     except (ValueError, FloatingPointError, OSError) as error:
         if isinstance(error, OSError) and error.filename is None and not isinstance(error, FileNotFoundError):
-            raise
+            if error.errno is None:
+                raise
+            print(f'{prog}: error: {fault_of(error)}{what_is_safe(error)}', file=sys.stderr)
+            return 1
         if isinstance(error, ValueError) and not isinstance(error, (DatasetError, UsageError)) and not is_told(error):
             raise
         _logger.debug('', exc_info=True)
-        status, text = 2, f'error: {_one_line(error, flags or {})}'
+        status, text = 2, f'error: {_one_line(error, flags or {})}{what_is_safe(error)}'
+        # in the middle of a run, where all have agreed on what they do, a mistake is met by one
+        is_of_this_process = hasattr(error, 'what_is_safe') and not isinstance(error, FloatingPointError)
         if isinstance(error, DatasetError):
             print(f'{prog}: {text}', file=sys.stderr)
             return status
     else:
         return 0
-    if int(os.environ.get('RANK') or 0) == 0:
+    if int(os.environ.get('RANK') or 0) == 0 or is_of_this_process:
         print(f'{prog}: {text}', file=sys.stderr)
     return status
 
 
 def _one_line(error: Exception, flags: Mapping[str, str]) -> str:
     if isinstance(error, OSError) and error.filename is not None:
-        full = ' It was left as it was: free space there, or name another place.' * (error.errno in _FULL)
+        full = ' It was left as it was: free space there, or name another place.' * (error.errno in FULL)
         return f'{os.fspath(error.filename)!r}: {error.strerror}.{full}'
     text = '; '.join(line.strip() for line in sample_error_message(error).splitlines() if line.strip())
     return text if isinstance(error, UsageError) else with_flags(text, flags)

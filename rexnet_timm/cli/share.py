@@ -15,6 +15,7 @@ import yaml
 from ..deployment.load import CHECKPOINTS, HUB, load_model
 from ..deployment.results import RESULTS
 from ..deployment.share import WEIGHTS, share
+from ..plain_text import load_yaml
 from .parsing import Parser, UsageError, report_errors
 
 __all__ = ['main', 'run']
@@ -100,7 +101,7 @@ def _training(folder: str | None) -> dict[str, Any]:
         return {}
     try:
         with open(path, encoding='utf-8') as file:
-            arguments = yaml.safe_load(file)
+            arguments = load_yaml(file.read())
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f'{path!r} must be the arguments of a run in YAML, and is damaged: remove it.') from error
     return arguments if isinstance(arguments, dict) else {}

@@ -4,24 +4,26 @@ One process: rexnet train DATA --model rexnetv1_unet_1_0 --num-classes 11
 Several:     torchrun --nproc-per-node 2 -m rexnet_timm train DATA --model rexnetv1_unet_1_0 --num-classes 11
 """
 import argparse
-import glob
-import itertools
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn as nn
 import yaml
-from timm.models import safe_model_name
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
-from timm.utils import CheckpointSaver, get_outdir, random_seed
+from timm.task import TrainingTask
+from timm.utils import random_seed
 
+from ..data.health import BadSample
+from ..files import atomic_path
 from ..training.engine import Precision, check_metric, fit
-from ..training.run_state import RunState, resume
+from ..training.run_state import RunState
+from ..training.saver import Saver, plain_history
+from ..training.signals import StopRequest
 from .arguments import create_train_parser, parse_train_args, repeatable_args, train_args_of, train_flags
 from .bad_samples import leave_out_bad, write_bad
 from .build import (
@@ -33,18 +35,44 @@ from .build import (
     start_process,
     synchronize_batch_norm,
 )
-from .kinds import kind_of
-from .parsing import Parser, UsageError, report_errors
+from .faults import safe_after
+from .kinds import Batches, Kind, kind_of
+from .lock import folder_lock
+from .parsing import Parser, report_errors
 from .planned import with_plan
+from .resume import Changes, Origin, changes_of, facts_of, find_origin, from_primary, make_folder
 
 __all__ = ['main', 'run', 'train']
 
 _logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """What a run trains, and with what."""
+    kind: Kind
+    num_classes: int
+    model: nn.Module
+    train_loader: Batches
+    eval_loader: Batches
+    eval_set: Any
+    bad_samples: list[BadSample]  # which have been left out
+    lr: float
+    optimizer: torch.optim.Optimizer
+    precision: Precision
+    task: TrainingTask
+    eval_metric: str
+    decreasing: bool  # whether a lower metric is better
+
+
 def run(args: argparse.Namespace) -> str:
     """Train as the arguments say; returns the folder of the run, in every process."""
-    process = start_process(args.device)
+    with ExitStack() as stack:
+        return _run(args, stack)
+
+
+def _run(args: argparse.Namespace, stack: ExitStack) -> str:
+    process = start_process(args.device, args.dist_timeout)
     random_seed(args.seed, process.rank)
     if process.primary:
         _logger.info(
@@ -53,11 +81,70 @@ def run(args: argparse.Namespace) -> str:
 
     kind = kind_of(args.model)
     kind.check(args)
+    origin = find_origin(args, process)
     if process.primary:
-        refuse_another_run(args)
         warn_of_options_for_others(args, process)
     if args.auto and kind.takes_plan(args):
         args = with_plan(args, process)
+    args, parts = _build(args, kind, process)
+    record = {
+        **repeatable_args(args), 'num_classes': parts.num_classes, 'lr': parts.lr, 'eval_metric': parts.eval_metric}
+    facts = facts_of(parts.train_loader, process)
+    changes = changes_of(args, origin.checkpoint, record, facts) if origin.checkpoint else None
+
+    updates_per_epoch = -(-len(parts.train_loader) // args.grad_accum_steps)
+    lr_scheduler, epochs = create_scheduler_v2(
+        parts.optimizer, updates_per_epoch=updates_per_epoch, **scheduler_kwargs(args, parts.decreasing))
+    # what rebuilds the model and prepares its images, beside the arguments of the run
+    arguments = argparse.Namespace(
+        **record, network=saved_network(args, parts.num_classes, kind.without_effect),
+        description=kind.description(args, parts.model, parts.eval_set).to_dict())
+    state = RunState(
+        parts.task, parts.optimizer, lr_scheduler, parts.precision.scaler, arguments=arguments, facts=facts,
+        rank=process.rank, world_size=process.world_size)
+    if origin.checkpoint:
+        _restore(args, state, origin, changes, updates_per_epoch)
+    elif args.start_epoch:
+        _start_at(args, state, args.start_epoch, updates_per_epoch)
+
+    is_finished = state.epoch >= epochs  # no mistake: what restarts a job after a crash may restart a finished one
+    if is_finished and origin.folder is None:
+        folder = os.path.dirname(os.path.realpath(origin.path)) if origin.path else ''
+    else:
+        folder = from_primary(process, lambda: make_folder(
+            args, origin, lambda folder: stack.enter_context(folder_lock(folder))))
+        if process.primary:
+            state.saver = _create_saver(args, parts, origin, record, folder)
+    if is_finished:
+        if process.primary:
+            _logger.info(f'Nothing to train: {state.epoch} of {epochs} epochs are done; --epochs asks for more')
+        return folder
+    if process.primary:
+        if state.epoch == 0:
+            warn_of_slow_average(args, epochs * updates_per_epoch)
+        parameters = sum(parameter.numel() for parameter in parts.model.parameters())
+        _logger.info(f'{args.model}: {parameters / 1e6:.2f} M parameters, epochs {state.epoch} to {epochs - 1}')
+        with atomic_path(os.path.join(folder, 'args.yaml')) as part, open(part, 'w', encoding='utf-8') as file:
+            yaml.safe_dump(record, file, default_flow_style=False)
+        write_bad(folder, parts.bad_samples)
+    stack.enter_context(safe_after(folder if process.primary else None))
+    stop = stack.enter_context(StopRequest(process.world_size))
+    best_metric, best_epoch = fit(
+        parts.task, parts.train_loader, parts.eval_loader, parts.optimizer, epochs, lr_scheduler=lr_scheduler,
+        precision=parts.precision, eval_metric=parts.eval_metric, output_dir=folder, dist_bn=args.dist_bn,
+        primary=process.primary, channels_last=args.channels_last, recovery_interval=args.recovery_interval,
+        state=state, mixup_fn=kind.mixup(args, parts.num_classes, process), grad_accum_steps=args.grad_accum_steps,
+        clip_grad=args.clip_grad, clip_mode=args.clip_mode, log_interval=args.log_interval, progress=args.progress,
+        seed=args.seed, max_skipped=args.max_skipped, stop=stop)
+    if process.distributed:
+        torch.distributed.barrier()  # the primary process is still writing; older releases hang if a peer is gone then
+    if best_metric is not None:
+        _logger.info(f'Best {parts.eval_metric} {best_metric:.4g} in epoch {best_epoch}; checkpoints in {folder}')
+    return folder
+
+
+def _build(args: argparse.Namespace, kind: Kind, process: Process) -> tuple[argparse.Namespace, _Parts]:
+    """The arguments with what the data say where they say nothing, and data, model, optimizer and task of them."""
     num_classes = kind.num_classes(args)
     datasets = kind.datasets(args, num_classes)
     bad = leave_out_bad(args, datasets, process)
@@ -78,141 +165,69 @@ def run(args: argparse.Namespace) -> str:
     eval_metric = args.eval_metric or evaluator.default_metric
     check_metric(task, eval_metric)  # before anything is written
     decreasing = eval_metric in getattr(evaluator, 'decreasing_metrics', ('loss',))  # timm's evaluators do not say
-
-    state = RunState(0)
-    if args.resume:
-        state = resume(args.resume, task, None if args.no_resume_opt else optimizer, precision.scaler)
-    start_epoch = state.epoch if args.start_epoch is None else args.start_epoch
     if args.torchcompile:
         task.compile(backend=args.torchcompile)
     if process.distributed:
         task.prepare_distributed(
             device_ids=[process.device] if process.device.type == 'cuda' else None,
             broadcast_buffers=not args.no_ddp_bb)
-
-    updates_per_epoch = -(-len(train_loader) // args.grad_accum_steps)
-    lr_scheduler, epochs = create_scheduler_v2(
-        optimizer, updates_per_epoch=updates_per_epoch, **scheduler_kwargs(args, decreasing))
-    if start_epoch >= epochs:  # no mistake: what restarts a job after a crash may restart a finished one
-        if process.primary:
-            _logger.info(f'Nothing to train: {start_epoch} of {epochs} epochs are done; --epochs asks for more')
-        return os.path.dirname(os.path.realpath(args.resume)) if args.resume else ''
-    if start_epoch > 0 and lr_scheduler is not None:
-        if args.sched_on_updates:
-            lr_scheduler.step_update(start_epoch * updates_per_epoch)
-        else:
-            lr_scheduler.step(start_epoch)
-
-    saver, output_dir = None, None
-    if process.primary:
-        if start_epoch == 0:
-            warn_of_slow_average(args, epochs * updates_per_epoch)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        _logger.info(f'{args.model}: {parameters / 1e6:.2f} M parameters, epochs {start_epoch} to {epochs - 1}')
-        output_dir = run_folder(args)
-        write_bad(output_dir, bad)
-        record = {**repeatable_args(args), 'num_classes': num_classes, 'lr': lr, 'eval_metric': eval_metric}
-        with open(os.path.join(output_dir, 'args.yaml'), 'w', encoding='utf-8') as file:
-            yaml.safe_dump(record, file, default_flow_style=False)
-        # what rebuilds the model and prepares its images, beside the arguments of the run
-        record |= {
-            'network': saved_network(args, num_classes, kind.without_effect),
-            'description': kind.description(args, model, datasets[1]).to_dict()}
-        saver = create_saver(args, record, model, optimizer, precision, task, decreasing, output_dir, state)
-    output_dir = _same_everywhere(output_dir, process)
-    best_metric, best_epoch = fit(
-        task, train_loader, eval_loader, optimizer, epochs, start_epoch,
-        lr_scheduler=lr_scheduler, precision=precision, eval_metric=eval_metric, saver=saver,
-        output_dir=output_dir, world_size=process.world_size, dist_bn=args.dist_bn, primary=process.primary,
-        channels_last=args.channels_last, mixup_fn=kind.mixup(args, num_classes),
-        grad_accum_steps=args.grad_accum_steps, clip_grad=args.clip_grad, clip_mode=args.clip_mode,
-        log_interval=args.log_interval, progress=args.progress)
-    if process.distributed:
-        torch.distributed.barrier()  # the primary process is still writing; older releases hang if a peer is gone then
-    if best_metric is not None:
-        _logger.info(f'Best {eval_metric} {best_metric:.4g} in epoch {best_epoch}; checkpoints in {output_dir}')
-    return output_dir
+    return args, _Parts(
+        kind, num_classes, model, train_loader, eval_loader, datasets[1], bad, lr, optimizer, precision, task,
+        eval_metric, decreasing)
 
 
-def _same_everywhere(folder: str | None, process: Process) -> str:
-    """What the primary process says."""
-    values = [folder]
-    if process.distributed:
-        torch.distributed.broadcast_object_list(values)
-    return values[0]
+def _restore(
+        args: argparse.Namespace, state: RunState, origin: Origin, changes: Changes, updates_per_epoch: int) -> None:
+    """Go on from a checkpoint."""
+    # one of timm's own does not tell with what it was written
+    keep_options = changes.of_optimizer or args.no_resume_opt or 'run' not in origin.checkpoint
+    state.restore(
+        origin.checkpoint, origin.path, with_optimizer=not args.no_resume_opt, keep_options=keep_options,
+        same_batches=not changes.of_batches)
+    if args.start_epoch is not None and args.start_epoch != state.epoch:
+        _start_at(args, state, args.start_epoch, updates_per_epoch)
+    elif keep_options:
+        _set_rate(args, state, updates_per_epoch)
+    if state.rank == 0:
+        batch = f', batch {state.batch}' if state.batch else ''
+        _logger.info('Resumed %s, going on with epoch %d%s', origin.path, state.epoch, batch)
 
 
-def refuse_another_run(args: argparse.Namespace) -> None:
-    """UsageError for an --experiment that holds a run which this one neither goes on with nor may replace."""
-    folder = os.path.join(args.output or os.path.join('output', 'train'), args.experiment)
-    if not args.experiment or args.overwrite and not args.resume or not _files_of_run(folder):
+def _start_at(args: argparse.Namespace, state: RunState, epoch: int, updates_per_epoch: int) -> None:
+    state.begin_epoch(epoch)
+    _set_rate(args, state, updates_per_epoch)
+
+
+def _set_rate(args: argparse.Namespace, state: RunState, updates_per_epoch: int) -> None:
+    """Have the schedule set the rate of the place in the run."""
+    if state.lr_scheduler is None or (state.epoch, state.batch) == (0, 0):
         return
-    if args.overwrite:
-        raise UsageError('--overwrite replaces a run and --resume goes on with one: leave one of them out.')
-    if not args.resume or os.path.realpath(os.path.dirname(args.resume)) != os.path.realpath(folder):
-        raise UsageError(
-            f'{folder!r} holds a run: name another --experiment, replace it with --overwrite, or go on with it by '
-            f'--config {os.path.join(folder, "args.yaml")} --resume {os.path.join(folder, "last.pth.tar")}.')
+    if args.sched_on_updates:
+        state.lr_scheduler.step_update(state.epoch * updates_per_epoch + state.batch // args.grad_accum_steps)
+    else:
+        state.lr_scheduler.step(state.epoch)
 
 
-def _files_of_run(folder: str) -> list[str]:
-    return [path for pattern in ('args.yaml', 'summary.csv', '*.pth.tar')
-            for path in glob.glob(os.path.join(glob.escape(folder), pattern))]
-
-
-def run_folder(args: argparse.Namespace) -> str:
-    """The folder of a run, which is made: that of the resumed checkpoint unless another is asked for."""
-    if args.resume and not args.experiment:
-        folder = os.path.dirname(os.path.realpath(args.resume))
-        # where runs go may be repeated, as the arguments of the run do
-        if not args.output or os.path.realpath(args.output) == os.path.dirname(folder):
-            return folder
-    root = args.output or os.path.join('output', 'train')
-    if args.experiment:
-        folder = get_outdir(root, args.experiment)
-        if args.overwrite:
-            for path in _files_of_run(folder):
-                os.remove(path)
-        return folder
-    os.makedirs(root, exist_ok=True)
-    name = os.path.join(root, f'{datetime.now():%Y%m%d-%H%M%S}-{safe_model_name(args.model)}')
-    for number in itertools.count(1):
-        folder = name if number == 1 else f'{name}-{number}'
-        try:
-            os.mkdir(folder)  # which fails where a run of the same second has made it
-        except FileExistsError:
-            continue
-        return folder
-
-
-def create_saver(
-        args: argparse.Namespace,
-        record: dict,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        precision: Precision,
-        task: torch.nn.Module,
-        decreasing: bool,
-        output_dir: str,
-        state: RunState,
-) -> CheckpointSaver:
-    """timm's saver; where the run goes on in its own folder, with the checkpoints that are there and the best one."""
-    saver = CheckpointSaver(
-        model, optimizer, args=argparse.Namespace(**record), amp_scaler=precision.scaler, checkpoint_dir=output_dir,
-        recovery_dir=output_dir, decreasing=decreasing, max_history=args.checkpoint_hist, task=task)
-    if state.history and os.path.samefile(os.path.dirname(os.path.abspath(args.resume)), output_dir):
-        if state.arguments.get('eval_metric', record['eval_metric']) == record['eval_metric']:
-            saver.load_state_dict(state.history)
-        else:
-            _logger.warning(
-                'Checkpoints are ranked anew: the run so far ranked them by %s, not by %s.',
-                state.arguments['eval_metric'], record['eval_metric'])
+def _create_saver(
+        args: argparse.Namespace, parts: _Parts, origin: Origin, record: dict[str, Any], folder: str) -> Saver:
+    """The saver; where the run goes on in its own folder, with the checkpoints that are there and the best one."""
+    saver = Saver(folder, parts.decreasing, args.checkpoint_hist)
+    if origin.checkpoint is None or origin.folder is None:
+        return saver
+    stored = getattr(origin.checkpoint.get('args'), '__dict__', {}).get('eval_metric', parts.eval_metric)
+    history = plain_history(origin.checkpoint.get('saver'))
+    if stored != parts.eval_metric:
+        _logger.warning(
+            'Checkpoints are ranked anew: the run so far ranked them by %s, not by %s.', stored, parts.eval_metric)
+        history = {}
+    saver.load_state_dict(history, origin.path)
     return saver
 
 
 def warn_of_options_for_others(args: argparse.Namespace, process: Process) -> None:
     """Say which options need several processes or another device."""
-    lacking = {} if process.distributed else dict.fromkeys(('dist_bn', 'no_ddp_bb', 'sync_bn'), 'one process')
+    lacking = {} if process.distributed else dict.fromkeys(
+        ('dist_bn', 'dist_timeout', 'no_ddp_bb', 'sync_bn'), 'one process')
     if process.device.type != 'cuda':
         lacking['pin_mem'] = f'--device {process.device.type}'
     for name in sorted(lacking.keys() & set(args.given)):

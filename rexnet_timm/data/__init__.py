@@ -1,5 +1,6 @@
 """Data of the dense tasks: folders of images and masks, the built-in synthetic sets, joint transforms, loaders."""
 from ..errors import DatasetError, sample_error_message
+from .class_loader import create_class_loader
 from .description import DataDescription, Layout, palette
 from .folder import SegmentationFolder
 from .formats import describe_data
@@ -17,6 +18,7 @@ __all__ = [
     'SyntheticDepth',
     'SyntheticShapes',
     'check_batch_size',
+    'create_class_loader',
     'create_depth_transform',
     'create_segmentation_loader',
     'create_segmentation_transform',

@@ -26,6 +26,8 @@ IMAGE_MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
 # Modes of Pillow other than those of 8-bit channels, and what such pictures are converted to
 _COLOR_SPACES = {'P': 'RGBA', 'PA': 'RGBA', 'CMYK': 'RGB', 'YCbCr': 'RGB', 'LAB': 'RGB', 'HSV': 'RGB', '1': 'L'}
 _WITH_ALPHA = ('LA', 'La', 'RGBA', 'RGBa')
+# The name of a file does not bind Pillow, which would hand an EPS file to the interpreter of PostScript
+FORMATS = ('BMP', 'DIB', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP')
 
 # What brings a picture of an EXIF orientation upright. Pillow's exif_transpose does the same, and writes the EXIF part
 # anew, which fails where that is damaged elsewhere.
@@ -114,12 +116,12 @@ def _channels_of(mode: str) -> int:
 
 
 class TooLargeError(DatasetError):
-    """An image of more pixels than Pillow takes."""
+    """An image of more pixels than are decoded."""
 
 
 def max_pixels() -> int | None:
-    """Pixels of the largest picture that Pillow decodes; None where its limit is switched off."""
-    return None if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
+    """Pixels of the largest picture that is decoded, Pillow's MAX_IMAGE_PIXELS; None where that is switched off."""
+    return Image.MAX_IMAGE_PIXELS
 
 
 def is_too_large(path: Any) -> bool:
@@ -136,9 +138,13 @@ def _open(path: Path, kind: str) -> Iterator[Image.Image]:
     """The file with its header read. Only Pillow's calls belong inside: all that they raise names the file."""
     try:
         # what stands for a file in a larger one opens itself
-        with Image.open(path if isinstance(path, Path) else path.open('rb')) as image:
+        with warnings.catch_warnings():
+            # Pillow only warns up to twice its limit, and 20 kB of a blank mask can be 170 million pixels
+            warnings.simplefilter('error', Image.DecompressionBombWarning)
+            opened = Image.open(path if isinstance(path, Path) else path.open('rb'), formats=FORMATS)
+        with opened as image:
             yield image
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLargeError(
             f'Every {kind} must have at most {max_pixels()} pixels: {path} has more; cut the image and '
             'its mask into smaller tiles, such as 2048 x 2048.') from error
@@ -308,6 +314,16 @@ def decode(path: Path, kind: str) -> tuple[Image.Image, Header]:
         shown = upright(image)
     _check_pages(pages, path, kind)
     return shown, header
+
+
+def open_as(path: Path, mode: str) -> Image.Image:
+    """Decode a file as it is stored, its EXIF orientation left out, in one of Pillow's modes.
+
+    Raises:
+        DatasetError: Not readable, too many pixels, or of a mode that Pillow cannot convert.
+    """
+    with _open(path, 'image') as image:
+        return image.convert(mode)
 
 
 def check_image_header(

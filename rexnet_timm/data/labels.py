@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ..errors import DatasetError, near_names
+from ..errors import DatasetError, first_lines, near_names
+from ..plain_text import load_yaml
 
 LabelMap = tuple[tuple[int, int], ...]
 Color = tuple[int, int, int]
@@ -69,7 +70,7 @@ def label_map_of(value: Any) -> LabelMap:
 def _pairs_of_file(path: Path) -> list[Sequence[Any]]:
     text = read_text(path)
     try:
-        loaded = yaml.safe_load(text)
+        loaded = load_yaml(text)
     except yaml.YAMLError:
         loaded = None
     if isinstance(loaded, dict):
@@ -163,7 +164,12 @@ def _several(colors: Any) -> list[Any]:
 def _colors_of_file(path: Path) -> list[tuple[str, Sequence[Any]]]:
     text = read_text(path)
     if path.suffix.lower() in ('.yaml', '.yml', '.json'):
-        loaded = yaml.safe_load(text)
+        try:
+            loaded = load_yaml(text)
+        except yaml.YAMLError as error:
+            raise DatasetError(
+                f'A colour table must be YAML or JSON, as its ending says: {path} is not ({first_lines(error)}); '
+                'correct the file.') from error
         if not isinstance(loaded, dict):
             raise DatasetError(f'A colour table must be a mapping from names to colours: {path} is none.')
         return [(name, color) for name, colors in loaded.items() for color in _several(colors)]

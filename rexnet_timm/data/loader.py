@@ -2,8 +2,7 @@
 
 What differs from timm's `create_loader`:
 
-* The random state of every training sample follows only from seed, epoch and index, so that neither the number of
-  workers, nor that of processes, nor a resumed run changes an augmentation.
+* The order and the random state of every training sample follow only from seed, epoch and index (`sampling`).
 * A sample of an evaluation is padded by an amount that follows only from its own size, and only samples of one padded
   size share a batch. Padding reaches the prediction (squeeze-and-excitation averages over it), so a metric would
   otherwise depend on the batch size.
@@ -11,38 +10,13 @@ What differs from timm's `create_loader`:
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-
-class SeededSamples(Dataset):
-    """A map-style data set whose random state at each sample follows from (seed, epoch, index).
-
-    The epoch is the sampler's, as `sampler.set_epoch(epoch)` left it when the loader's iteration began.
-
-    Attributes:
-        dataset: The wrapped data set.
-    """
-
-    def __init__(self, dataset: Dataset, sampler: DistributedSampler, seed: int) -> None:
-        self.dataset = dataset
-        self.sampler = sampler
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Any:
-        seed = np.random.SeedSequence((self.seed, self.sampler.epoch, index)).generate_state(1, np.uint32)[0]
-        # Forked, because with num_workers=0 the generator is the one that the model's own randomness uses.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(int(seed))
-            return self.dataset[index]
+from .sampling import SeededSamples, TrainingSampler
 
 
 class EvaluationBatches(Sampler[list[int]]):
@@ -222,8 +196,9 @@ def create_segmentation_loader(
 ) -> DataLoader | EvaluationLoader:
     """Create a loader of image and mask batches.
 
-    In training call `loader.sampler.set_epoch(epoch)` before each epoch: order and augmentation follow from `seed` and
-    epoch. `loader.dataset` is then a `SeededSamples` around `dataset`.
+    In training call `loader.sampler.set_epoch(epoch)` before each epoch, or `start_at(epoch, batch)`: order and
+    augmentation follow from `seed` and epoch. `loader.dataset` is then a `SeededSamples` around `dataset`, and the
+    sampler a `TrainingSampler`.
 
     In evaluation every sample comes once over all processes, and what the model sees of it does not depend on
     `batch_size`: samples of different size are not put into one batch. A data set with a method `sample_sizes()` fills
@@ -270,17 +245,16 @@ def create_segmentation_loader(
     shared = dict(
         num_workers=num_workers,
         pin_memory=pin_memory,
-        # A generator of its own: the workers' seeds neither depend on nor disturb the model's random state. Workers
-        # start anew each epoch, which is how the epoch reaches them.
+        # A generator of its own: the workers' seeds neither depend on nor disturb the model's random state.
         generator=torch.Generator().manual_seed(seed),
         persistent_workers=False,
     )
     if is_training:
         drop_last = drop_last is None or drop_last
-        sampler = DistributedSampler(dataset, num_replicas, rank, shuffle=True, seed=seed)
+        sampler = TrainingSampler(dataset, batch_size, num_replicas, rank, seed)
         _check_training_batches(len(sampler), batch_size, min_batch_size, drop_last, distributed)
         return DataLoader(
-            SeededSamples(dataset, sampler, seed), batch_size, sampler=sampler, drop_last=drop_last,
+            SeededSamples(dataset, seed), batch_size, sampler=sampler, drop_last=drop_last,
             collate_fn=partial(collate_segmentation, ignore_label=ignore_label, size_divisor=size_divisor), **shared)
 
     padding = dict(size_divisor=size_divisor, min_size=min_size)

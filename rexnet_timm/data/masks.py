@@ -21,7 +21,7 @@ from torchvision import tv_tensors
 
 from ..errors import DatasetError
 from .description import DEFAULT_IGNORE_LABEL
-from .images import Header, decode, read_header
+from .images import Header, TooLargeError, decode, max_pixels, read_header
 from .labels import HIGHEST, INVALID, LOWEST, ColorTable, LabelTable, color_keys
 
 __all__ = [
@@ -160,11 +160,18 @@ def _grey_of_colors(path: Path, picture: Image.Image) -> np.ndarray:
 
 def _labels_of_array(path: Path, mmap_mode: str | None = None) -> np.ndarray:
     try:
-        labels = np.load(path, mmap_mode, allow_pickle=False)
+        # mapped and not read: a header may tell a shape that no memory holds, and then does not fit its file
+        stored = np.lib.format.open_memmap(path, mode='r')
     except (OSError, ValueError, EOFError) as error:
         raise DatasetError(
             f'Every mask must be readable: {path} is not ({type(error).__name__}: {error}); replace or remove the '
             'file.') from error
+    limit = max_pixels()
+    if limit is not None and stored.size > limit:
+        raise TooLargeError(
+            f'Every mask must have at most {limit} pixels: {path} has {stored.size}; cut the image and its mask into '
+            'smaller tiles, such as 2048 x 2048.')
+    labels = stored if mmap_mode else np.array(stored)
     shape = labels.shape
     labels = labels.reshape([side for side in shape if side != 1] if len(shape) == 3 else shape)
     if labels.ndim != 2:

@@ -4,7 +4,6 @@ A file carries what `export` knew of the network and of its data, so that it is 
 """
 import importlib
 import inspect
-import json
 import os
 import warnings
 import zipfile
@@ -14,8 +13,11 @@ from typing import Any
 import torch
 import torch.nn as nn
 
+from ..archives import ArchiveError
 from ..data.description import DataDescription
 from ..errors import first_lines
+from ..plain_text import load_json
+from .exported_check import check_torch_export, check_torchscript
 from .load import describe
 
 __all__ = ['FORMATS', 'METADATA', 'ExportedNetwork', 'is_exported', 'load_exported', 'require']
@@ -143,13 +145,22 @@ def load_exported(path: str | os.PathLike) -> ExportedNetwork:
         'torchscript': _load_torchscript}[formats[0]]
     try:
         run, texts = load(path)
+    except ArchiveError as error:
+        raise ValueError(
+            f'A file of {formats[0]} must only compute, and {path!r} {error}: take it from somebody whose programs you '
+            'would run, or export the network again.') from error
     except (RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:  # onnxruntime's errors are of these too
         raise ValueError(f'{path!r} is no file of {formats[0]}, or is damaged: {first_lines(error, 1)}') from error
     if not all(texts.get(name) for name in METADATA):
         raise ValueError(
             f'{path!r} does not say what its network takes and returns, as a file of rexnet_timm.export does: export '
             'the network again.')
-    return ExportedNetwork(run, {name: json.loads(texts[name]) for name in METADATA})
+    try:
+        return ExportedNetwork(run, {name: load_json(texts[name]) for name in METADATA})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f'{path!r} tells wrongly what its network takes and returns ({first_lines(error, 1)}): export the network '
+            'again.') from error
 
 
 def require(task: str, format: str) -> None:
@@ -202,6 +213,7 @@ def _load_openvino(path: str) -> tuple[Run, dict[str, str]]:
 
 
 def _load_torch_export(path: str) -> tuple[Run, dict[str, str]]:
+    check_torch_export(path)
     files = {f'{name}.json': '' for name in METADATA}
     program = torch.export.load(path, extra_files=files)
     # its guards refuse sizes at which a map has one pixel only; the program itself takes them
@@ -216,6 +228,7 @@ def _load_torch_export(path: str) -> tuple[Run, dict[str, str]]:
 
 
 def _load_torchscript(path: str) -> tuple[Run, dict[str, str]]:
+    check_torchscript(path)
     files = {f'{name}.json': '' for name in METADATA}
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', FutureWarning)  # that torch.export is to be taken instead

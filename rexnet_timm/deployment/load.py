@@ -1,6 +1,5 @@
 """Trained models, rebuilt from what a run or a saved folder holds."""
 import io
-import json
 import logging
 import os
 from collections.abc import Mapping
@@ -13,12 +12,14 @@ import torch
 import torch.nn as nn
 from huggingface_hub import snapshot_download
 
+from ..archives import ArchiveError, check_saved
 from ..data.description import DataDescription
 from ..errors import first_lines
 from ..files import load_checkpoint_file
 from ..models.depth import ReXDepth
 from ..models.factory import create_network, network_of
 from ..models.weights import load_weights
+from ..plain_text import load_json
 
 __all__ = ['HUB', 'SAVED', 'describe', 'description_of', 'load_model']
 
@@ -125,7 +126,8 @@ def _from_checkpoint(path: str) -> nn.Module:
             '%s was written by an earlier release: names of classes, colours, mean and std of its images are missing, '
             'and defaults are taken for them.', path)
     try:
-        model = create_network(network)
+        # with room for parts that are replaced while it is built, and for files of half precision
+        model = create_network(network, 4 * os.path.getsize(path) + 2 ** 22)
     except (ValueError, TypeError) as error:
         raise ValueError(f'{path!r} does not tell a network that can be built: {first_lines(error, 1)}') from error
     load_weights(model, path)
@@ -159,7 +161,10 @@ def _from_folder(folder: str, name: str) -> nn.Module:
             f'save_pretrained, with config.json; {name!r} has neither.')
     try:
         with open(path, encoding='utf-8') as file:
-            config = json.load(file)
+            config = load_json(file.read())
+        for entry in os.listdir(folder):
+            if entry.endswith(('.bin', '.pt', '.pth')):  # which SMP and timm would read
+                check_saved(os.path.join(folder, entry))
         if '_model_class' in config:
             with redirect_stdout(io.StringIO()):  # on which the Hub's client tells where the weights come from
                 model = smp.from_pretrained(folder)
@@ -167,7 +172,7 @@ def _from_folder(folder: str, name: str) -> nn.Module:
             model = timm.create_model(f'local-dir:{folder}', pretrained=True)
         else:
             raise ValueError('it names no model')
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (ArchiveError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f'{name!r} cannot be loaded by its config.json: {first_lines(error, 1)}') from error
     saved = config.get(SAVED)
     return describe(model, DataDescription.from_dict(saved) if saved else _default_description(model)).eval()

@@ -24,6 +24,7 @@ from timm.models import save_for_hf
 from ..data.description import DataDescription
 from ..errors import first_lines
 from ..models.card import create_model_card
+from ..plain_text import load_json
 from ..version import __version__
 from .exported import ExportedNetwork
 from .load import HUB, SAVED, describe, description_of, load_model
@@ -156,8 +157,8 @@ def _read_results(path: str | os.PathLike, description: DataDescription) -> dict
     path = os.path.join(path, RESULTS) if os.path.isdir(path) else os.fspath(path)
     try:
         with open(path, encoding='utf-8') as file:
-            results = json.load(file)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            results = load_json(file.read())
+    except ValueError as error:
         raise ValueError(f'Results must be the {RESULTS} of a validation, and {path!r} is no JSON.') from error
     if not isinstance(results, dict) or not {'task', 'split', 'images'} <= results.keys():
         raise ValueError(f'Results must be the {RESULTS} of a validation, and {path!r} is another file.')

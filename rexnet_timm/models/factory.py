@@ -1,10 +1,16 @@
 """Networks from plain values, so that a checkpoint rebuilds its own."""
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
+import torch
 import torch.nn as nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from ..errors import near_names
 
@@ -27,11 +33,16 @@ def network_of(library: str, name: str, arguments: Mapping[str, Any]) -> dict[st
         'arguments': {key: value for key, value in arguments.items() if key not in _WEIGHTS and value is not None}}
 
 
-def create_network(network: Mapping[str, Any]) -> nn.Module:
+def create_network(network: Mapping[str, Any], most: int | None = None) -> nn.Module:
     """The network that `network_of` describes, with random weights; nothing is fetched.
 
+    Args:
+        network: The plain values.
+        most: Bytes that its parameters and buffers may have, as those of a file that describes a network and brings
+            its weights; None for any number.
+
     Raises:
-        ValueError: No such description, or a name that neither library has.
+        ValueError: No such description, a name that neither library has, or a larger network.
     """
     try:
         library, name, arguments = network['library'], network['name'], dict(network['arguments'])
@@ -43,6 +54,31 @@ def create_network(network: Mapping[str, Any]) -> nn.Module:
         raise ValueError(
             f'The network {name!r} of {library!r} is not known here.{near_names(str(name), known)} Import the package '
             'that registers it first.')
-    if library == 'smp':
-        return smp.create_model(name, encoder_weights=None, **arguments)
-    return timm.create_model(name, pretrained=False, **arguments)
+    with _at_most(most, name):
+        if library == 'smp':
+            return smp.create_model(name, encoder_weights=None, **arguments)
+        return timm.create_model(name, pretrained=False, **arguments)
+
+
+@contextmanager
+def _at_most(most: int | None, name: str) -> Iterator[None]:
+    """Raise ValueError from the middle of building a network of more bytes, before its memory is written to."""
+    if most is None:
+        yield
+        return
+    total = 0
+
+    def count(module: nn.Module, entry: str, tensor: torch.Tensor | None) -> None:
+        nonlocal total
+        total += 0 if tensor is None else tensor.numel() * tensor.element_size()
+        if total > most:
+            raise ValueError(
+                f'The network {name!r} with these arguments has more weights than the file that describes it, which '
+                f'has {most} bytes.')
+
+    hooks = (register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

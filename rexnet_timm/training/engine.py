@@ -6,87 +6,67 @@ with `loss` and has an evaluator trains here, timm's own tasks included.
 import logging
 import math
 import os
+import signal
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
 from timm.scheduler.scheduler import Scheduler
 from timm.task import TrainingTask
 from timm.task.evaluator import evaluation_sample_limit
-from timm.utils import CheckpointSaver, NativeScaler, dispatch_clip_grad, distribute_bn, trim_summary, update_summary
+from timm.utils import distribute_bn
 from tqdm import tqdm
+
+from ..seeds import seed_everything
+from .run_state import RunState
+from .signals import Stopped, StopRequest
+from .summary import Summary
+from .updates import Precision, Updates, settle
 
 _logger = logging.getLogger(__name__)
 
 __all__ = ['Precision', 'check_metric', 'evaluate', 'fit', 'train_one_epoch']
 
-
-@dataclass
-class Precision:
-    """How a step computes: a factory of autocast contexts, and the gradient scaler that float16 needs."""
-    autocast: Callable[[], Any] = nullcontext
-    scaler: NativeScaler | None = None
-
-    @classmethod
-    def create(cls, device: torch.device, amp: bool = False, amp_dtype: str = 'float16') -> 'Precision':
-        """Mixed precision for a device; where it has no float16, bfloat16 is taken instead and said.
-
-        Raises:
-            ValueError: `amp_dtype` is neither 'float16' nor 'bfloat16'.
-        """
-        if amp_dtype not in ('float16', 'bfloat16'):
-            raise ValueError(f"amp_dtype must be 'float16' or 'bfloat16', got {amp_dtype!r}.")
-        if not amp:
-            return cls()
-        if device.type == 'cpu' and amp_dtype == 'float16':
-            _logger.info('AMP on the CPU computes in bfloat16: float16 needs a gradient scaler, which CPUs lack.')
-            amp_dtype = 'bfloat16'
-        if device.type == 'cuda' and amp_dtype == 'bfloat16' and not torch.cuda.is_bf16_supported():
-            _logger.info('AMP computes in float16: this GPU has no bfloat16.')
-            amp_dtype = 'float16'
-        autocast = partial(torch.autocast, device_type=device.type, dtype=getattr(torch, amp_dtype))
-        return cls(autocast, NativeScaler(device=device.type) if amp_dtype == 'float16' else None)
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 
-class _Averages:
-    """Sample-weighted means of named scalars, kept on the device so that no step waits for them."""
-
-    def __init__(self) -> None:
-        self.sums: OrderedDict[str, torch.Tensor] = OrderedDict()
-        self.num_samples = 0
-
-    def update(self, result: dict[str, torch.Tensor], num_samples: int) -> None:
-        for name, value in result.items():
-            if name != 'output' and value.numel() == 1:
-                self.sums[name] = self.sums.get(name, 0.) + value.detach().float() * num_samples
-        self.num_samples += num_samples
-
-    def compute(self) -> OrderedDict[str, float]:
-        return OrderedDict((name, float(total) / self.num_samples) for name, total in self.sums.items())
-
-
-def _to_device(
-        batch: tuple[torch.Tensor, torch.Tensor],
-        device: torch.device,
-        channels_last: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _to_device(batch: Batch, device: torch.device, channels_last: bool) -> Batch:
     input, target = (tensor.to(device, non_blocking=True) for tensor in batch)
     return (input.contiguous(memory_format=torch.channels_last) if channels_last else input), target
 
 
+def _batches(loader: Iterable[Batch], epoch: int, first: int) -> Iterator[Batch]:
+    """The batches of an epoch from one on; a loader whose sampler cannot start there is read up to it."""
+    sampler = getattr(loader, 'sampler', None)
+    if hasattr(sampler, 'start_at'):
+        sampler.start_at(epoch, first)
+        return iter(loader)
+    for part in (sampler, getattr(loader, 'dataset', None)):
+        if hasattr(part, 'set_epoch'):
+            part.set_epoch(epoch)  # another order every epoch, the same on all ranks
+    return islice(loader, first, None)
+
+
+def _files_of(loader: Iterable[Batch], batches: Iterable[int]) -> str:
+    """The files of some batches of the epoch of this process, for a message; empty where the loader cannot tell."""
+    if not hasattr(getattr(loader, 'sampler', None), 'samples_of') or not hasattr(loader.dataset, 'name'):
+        return ''
+    names = [loader.dataset.name(index) for batch in batches for index in loader.sampler.samples_of(batch)]
+    return f' Its images: {", ".join(names[:16])}{", ..." if len(names) > 16 else ""}.'
+
+
 def train_one_epoch(
         task: TrainingTask,
-        loader: Iterable[tuple[torch.Tensor, torch.Tensor]],
+        loader: Iterable[Batch],
         optimizer: torch.optim.Optimizer,
         epoch: int = 0,
         lr_scheduler: Scheduler | None = None,
         precision: Precision | None = None,
-        mixup_fn: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None,
+        mixup_fn: Callable[[torch.Tensor, torch.Tensor], Batch] | None = None,
         grad_accum_steps: int = 1,
         clip_grad: float | None = None,
         clip_mode: str = 'norm',
@@ -94,8 +74,12 @@ def train_one_epoch(
         log_interval: int = 50,
         primary: bool = True,
         progress: bool = False,
+        seed: int | None = None,
+        max_skipped: int = 20,
+        state: RunState | None = None,
+        after_update: Callable[[int], None] | None = None,
 ) -> OrderedDict[str, float]:
-    """Train a task for one pass over the loader.
+    """Train a task for one pass over the loader, or for the rest of one.
 
     Args:
         task: Task whose call returns a dict with the scalar 'loss'; other scalars in it are averaged and logged.
@@ -104,7 +88,7 @@ def train_one_epoch(
         epoch: Number of the epoch, for the scheduler and the log.
         lr_scheduler: timm scheduler, told of every update.
         precision: Mixed precision; None: float32.
-        mixup_fn: Mixes a batch with itself and makes its targets soft.
+        mixup_fn: Changes a batch on its device, such as by mixing it with itself.
         grad_accum_steps: Batches that make up one update.
         clip_grad: Limit of the gradient, None for no limit.
         clip_mode: 'norm', 'value' or 'agc', as timm's `dispatch_clip_grad`.
@@ -112,90 +96,111 @@ def train_one_epoch(
         log_interval: Batches between two lines of the log.
         primary: Whether this process logs.
         progress: Whether a bar is shown instead of lines.
+        seed: At least 0: what is random in a batch follows from it, the epoch, the batch and the process. None leaves
+            the random states alone.
+        max_skipped: As many updates in a row that are left out, since a loss or a gradient is not finite, end training.
+        state: Where the run is; training begins with its batch. None: the first batch of the epoch.
+        after_update: Called in every process after each update with the number of updates of the run so far.
 
     Returns:
-        Means over the epoch's samples on this rank: 'loss' and the task's other scalars.
+        Means over the epoch's samples on this rank: 'loss' and the task's other scalars; NaN where nothing counted.
 
     Raises:
-        FloatingPointError: The loss became infinite or NaN.
+        FloatingPointError: `max_skipped` updates in a row had a loss or gradient that is NaN or infinite.
     """
     precision = precision or Precision()
+    if state is None:
+        state = RunState(task, optimizer)
+        state.begin_epoch(epoch)
     task.train()
-    averages = _Averages()
     num_batches = len(loader)
     updates_per_epoch = math.ceil(num_batches / grad_accum_steps)
-    num_updates = epoch * updates_per_epoch
+    num_updates = epoch * updates_per_epoch + state.batch // grad_accum_steps
     # the last update of the epoch may be of fewer batches
     last_accum_steps = num_batches % grad_accum_steps or grad_accum_steps
-    bar = tqdm(total=num_batches, desc=f'epoch {epoch}', leave=False, disable=not (progress and primary))
-    start = time.perf_counter()
-    optimizer.zero_grad()
+    bar = tqdm(
+        total=num_batches, initial=state.batch, desc=f'epoch {epoch}', leave=False, disable=not (progress and primary))
+    updates = Updates(task, optimizer, precision.scaler, clip_grad, clip_mode, state.world_size)
+    start, first = time.perf_counter(), state.batch
+    is_left = first < num_batches
 
-    for batch_idx, batch in enumerate(loader):
+    for batch_idx, batch in enumerate(_batches(loader, epoch, first) if is_left else (), first):
         input, target = _to_device(batch, task.device, channels_last)
+        _seed_batch(seed, epoch, batch_idx, state.rank, 0)
         if mixup_fn is not None:
             input, target = mixup_fn(input, target)
+        if not state.settled and state.world_size > 2:
+            settle(task, optimizer, precision, input, target)
+        state.settled = True
         need_update = (batch_idx + 1) % grad_accum_steps == 0 or batch_idx + 1 == num_batches
         accum_steps = grad_accum_steps if batch_idx < num_batches - last_accum_steps else last_accum_steps
 
+        _seed_batch(seed, epoch, batch_idx, state.rank, 1)
         with nullcontext() if need_update else task.no_sync():
             with precision.autocast():
                 result = task(input, target)
-            _backward_and_step(
-                result['loss'] / accum_steps, task, optimizer, precision.scaler, clip_grad, clip_mode, need_update)
-        averages.update(result, len(input))
+            updates.backward(result['loss'] / accum_steps)
+        state.averages.add(result, len(input))
 
         if need_update:
-            optimizer.zero_grad()
+            if updates.step():
+                state.averages.commit()
+                state.skipped.in_row = 0
+            else:
+                state.averages.drop()
+                files = _files_of(loader, range(batch_idx + 1 - accum_steps, batch_idx + 1))
+                _leave_out(state, updates, epoch, batch_idx, files, max_skipped)
             num_updates += 1
             task.update_ema(step=num_updates)
             if lr_scheduler is not None:
                 lr_scheduler.step_update(num_updates=num_updates)
+            state.batch = batch_idx + 1
 
         bar.update()
         if (batch_idx + 1) % log_interval == 0 or batch_idx + 1 == num_batches:
-            means = averages.compute()
-            if not math.isfinite(means['loss']):
-                raise FloatingPointError(
-                    f'The loss is {means["loss"]} in epoch {epoch}: lower the learning rate, limit the gradient '
-                    '(clip_grad), or leave out mixed precision.')
-            bar.set_postfix(loss=f'{means["loss"]:.3f}')
+            means = state.averages.compute()
+            bar.set_postfix(loss=f'{means.get("loss", math.nan):.3f}')
             if primary and not progress:
-                seconds = (time.perf_counter() - start) / (batch_idx + 1)
+                seconds = (time.perf_counter() - start) / (batch_idx + 1 - first)
                 parts = '  '.join(f'{name} {value:.4f}' for name, value in means.items())
                 _logger.info(
                     f'Train {epoch} [{batch_idx + 1:>4d}/{num_batches}]  {parts}  '
                     f'lr {optimizer.param_groups[0]["lr"]:.3e}  {seconds:.3f} s/batch')
+        if need_update and after_update is not None:
+            after_update(num_updates)
     bar.close()
-    return averages.compute()
+    return state.averages.compute()
 
 
-def _backward_and_step(
-        loss: torch.Tensor,
-        task: TrainingTask,
-        optimizer: torch.optim.Optimizer,
-        scaler: NativeScaler | None,
-        clip_grad: float | None,
-        clip_mode: str,
-        need_update: bool,
-) -> None:
-    # adaptive clipping does not touch the classifier
-    parameters = task.get_clip_parameters(exclude_head='agc' in clip_mode)
-    if scaler is not None:
-        scaler(
-            loss, optimizer, clip_grad=clip_grad, clip_mode=clip_mode, parameters=parameters, need_update=need_update)
-        return
-    loss.backward()
-    if need_update:
-        if clip_grad is not None:
-            dispatch_clip_grad(parameters, value=clip_grad, mode=clip_mode)
-        optimizer.step()
+def _seed_batch(seed: int | None, *place: int) -> None:
+    if seed is not None:
+        seed_everything(seed, *place)
+
+
+def _leave_out(state: RunState, updates: Updates, epoch: int, batch: int, files: str, max_skipped: int) -> None:
+    """Count and tell an update that did not happen. FloatingPointError where there are too many in a row."""
+    state.skipped.in_row += 1
+    state.skipped.total += 1
+    in_row = state.skipped.in_row
+    is_overflow = updates.scaler is not None and updates.loss_was_finite  # of which the scaler takes care
+    if is_overflow:
+        _logger.info('Epoch %d, batch %d: float16 overflowed; the scale of the gradients is lowered.', epoch, batch)
+    else:
+        what = 'a gradient' if updates.loss_was_finite else 'the loss'
+        _logger.warning(
+            'Epoch %d, batch %d: %s is NaN or infinite, and the update is left out (%d in a row, %d in all).%s',
+            epoch, batch, what, in_row, state.skipped.total, files)
+    if in_row >= max_skipped:
+        raise FloatingPointError(
+            f'The loss or the gradient is NaN or infinite in {in_row} updates in a row, until batch {batch} of epoch '
+            f'{epoch}.{files} {state.last_good()} Lower the learning rate, limit the gradient (clip_grad), or leave '
+            'out mixed precision; max_skipped allows more.')
 
 
 @torch.no_grad()
 def evaluate(
         task: TrainingTask,
-        loader: Iterable[tuple[torch.Tensor, torch.Tensor]],
+        loader: Iterable[Batch],
         precision: Precision | None = None,
         ema: bool = False,
         channels_last: bool = False,
@@ -235,23 +240,23 @@ def check_metric(task: TrainingTask, eval_metric: str) -> None:
 
 def fit(
         task: TrainingTask,
-        train_loader: Iterable[tuple[torch.Tensor, torch.Tensor]],
-        eval_loader: Iterable[tuple[torch.Tensor, torch.Tensor]],
+        train_loader: Iterable[Batch],
+        eval_loader: Iterable[Batch],
         optimizer: torch.optim.Optimizer,
         epochs: int,
-        start_epoch: int = 0,
         lr_scheduler: Scheduler | None = None,
         precision: Precision | None = None,
         eval_metric: str = 'miou',
-        saver: CheckpointSaver | None = None,
         output_dir: str | None = None,
-        world_size: int = 1,
         dist_bn: str = 'reduce',
         primary: bool = True,
         channels_last: bool = False,
+        recovery_interval: int = 0,
+        state: RunState | None = None,
+        stop: StopRequest | None = None,
         **train_kwargs: Any,
 ) -> tuple[float | None, int | None]:
-    """Train for some epochs, with evaluation, summary and checkpoint after each.
+    """Train up to an epoch, with evaluation, summary and checkpoint after each.
 
     Args:
         task: The task.
@@ -259,54 +264,65 @@ def fit(
         eval_loader: Evaluation batches.
         optimizer: Optimizer of the task's trainable parameters.
         epochs: Epoch to stop before.
-        start_epoch: Epoch to start with.
         lr_scheduler: timm scheduler.
         precision: Mixed precision; None: float32.
         eval_metric: The metric that ranks checkpoints, one of the evaluator's.
-        saver: timm's checkpoint saver, on the primary rank.
         output_dir: Where summary.csv goes, on the primary rank.
-        world_size: Number of processes.
         dist_bn: How BatchNorm statistics are brought together after an epoch: 'reduce', 'broadcast' or ''.
         primary: Whether this process logs and saves.
         channels_last: Whether inputs are laid out NHWC.
+        recovery_interval: Updates between two checkpoints in the middle of an epoch; 0 for none.
+        state: Where the run begins, and what saves it. None: at its start, and nothing is saved.
+        stop: Asked after every update; where it says so, the state is saved and the run stops.
         **train_kwargs: Further arguments of `train_one_epoch`.
 
     Returns:
-        Best metric and its epoch, both None without a saver.
+        Best metric and its epoch, both None where nothing is saved.
 
     Raises:
         ValueError: The evaluator has no metric of the name `eval_metric`.
-        FloatingPointError: The loss became infinite or NaN.
+        Stopped: As `stop` asked.
+        FloatingPointError: As `train_one_epoch`, or a weight became NaN or infinite; nothing of it is saved.
     """
-    distributed = world_size > 1
-    best_metric, best_epoch = None, None
     check_metric(task, eval_metric)
+    if state is None:
+        state = RunState(task, optimizer, lr_scheduler)
+    summary = None
     if primary and output_dir is not None:
-        trim_summary(os.path.join(output_dir, 'summary.csv'), start_epoch)  # of an earlier run in this folder
-    for epoch in range(start_epoch, epochs):
-        if hasattr(getattr(train_loader, 'sampler', None), 'set_epoch'):
-            train_loader.sampler.set_epoch(epoch)  # another order every epoch, the same on all ranks
+        summary = Summary(os.path.join(output_dir, 'summary.csv'), state.epoch)
+    best_metric, best_epoch = None, None
+
+    def after_update(num_updates: int) -> None:
+        number = stop.agreed() if stop is not None else 0
+        if number or (recovery_interval and num_updates % recovery_interval == 0):
+            state.save()
+        if number:
+            raise Stopped(number, f'{signal.Signals(number).name}: stopped in epoch {state.epoch} after batch '
+                                  f'{state.batch}. {state.last_good()}')
+
+    for epoch in range(state.epoch, epochs):
         if hasattr(task, 'set_epoch'):
             task.set_epoch(epoch)
         train_metrics = train_one_epoch(
             task, train_loader, optimizer, epoch, lr_scheduler=lr_scheduler, precision=precision, primary=primary,
-            channels_last=channels_last, **train_kwargs)
+            channels_last=channels_last, state=state, after_update=after_update, **train_kwargs)
         lr = optimizer.param_groups[0]['lr']
         ema = task.has_ema()  # where there is an average of the weights, it is what counts
-        if distributed and dist_bn:
-            distribute_bn(task.get_trainable_module(), world_size, dist_bn == 'reduce')
-            if ema:
-                distribute_bn(task.get_trainable_module(ema=True), world_size, dist_bn == 'reduce')
+        if state.world_size > 1 and dist_bn:
+            for module in filter(None, (task.get_trainable_module(), task.get_trainable_module(ema=True))):
+                distribute_bn(module, state.world_size, dist_bn == 'reduce')
         eval_metrics = evaluate(
-            task, eval_loader, precision, ema=ema, channels_last=channels_last, distributed=distributed)
+            task, eval_loader, precision, ema=ema, channels_last=channels_last, distributed=state.world_size > 1)
         metric = eval_metrics[eval_metric]
         if lr_scheduler is not None:
             lr_scheduler.step(epoch + 1, metric)  # the coming epoch's rate
         if primary:
             parts = '  '.join(f'{name} {value:.3f}' for name, value in eval_metrics.items() if 'iou_' not in name)
             _logger.info(f'Eval  {epoch}  {parts}')
-            if output_dir is not None:
-                update_summary(epoch, train_metrics, eval_metrics, os.path.join(output_dir, 'summary.csv'), lr=lr)
-            if saver is not None:
-                best_metric, best_epoch = saver.save_checkpoint(epoch, metric=metric)
+        if summary is not None:
+            summary.add(epoch, train_metrics, eval_metrics, lr)  # before the checkpoint that goes on after it
+        best_metric, best_epoch = state.save_epoch(metric)
+        number = stop.agreed() if stop is not None and epoch + 1 < epochs else 0
+        if number:
+            raise Stopped(number, f'{signal.Signals(number).name}: stopped after epoch {epoch}. {state.last_good()}')
     return best_metric, best_epoch

@@ -100,9 +100,9 @@ def test_a_world_file_is_a_georeference(ending, tmp_path):
 def test_a_tiff_beyond_pillows_limit_is_a_scene(tmp_path, monkeypatch):
     pixels = noise(3, 40, 48)
     Image.fromarray(pixels.transpose(1, 2, 0)).save(tmp_path / 'a.tif')
-    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 40 * 48 // 2)
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 40 * 48)
     assert not is_scene(tmp_path / 'a.tif')
-    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 40 * 48 // 2 - 1)
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 40 * 48 - 1)
     assert is_scene(tmp_path / 'a.tif') and np.array_equal(read(tmp_path / 'a.tif', 3).numpy(), pixels)
     with Scene(tmp_path / 'a.tif', 3) as scene:
         assert scene.place() == {}

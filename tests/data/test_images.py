@@ -262,7 +262,7 @@ def test_overviews_and_the_extra_pictures_of_phones_are_no_pages(tmp_path):
 def test_too_many_pixels(tmp_path):
     path = tmp_path / 'a.png'
     write_png(path, noise(1, 1, 3), 8, 2, size=(20000, 20000))
-    with pytest.raises(DatasetError, match=r'at most 178956970 pixels: .*a.png has more; cut the image and its mask '):
+    with pytest.raises(DatasetError, match=r'at most 89478485 pixels: .*a.png has more; cut the image and its mask '):
         read_image(path, 3)
 
 

@@ -679,7 +679,7 @@ def test_weights_are_written_whole_or_not_at_all(suffix, tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(os, 'fsync', lambda fd: synced.append(os.fstat(fd).st_ino))
     save_weights(path, {'a': shared})
-    assert synced == [path.stat().st_ino]  # before it got its name
+    assert synced == [path.stat().st_ino, tmp_path.stat().st_ino]  # before it got its name, and the name
     link = tmp_path / f'link{suffix}'
     link.symlink_to(path)
     save_weights(link, {'d': shared})

@@ -6,11 +6,12 @@ import timm
 import torch
 from timm.scheduler import create_scheduler_v2
 from timm.task import ClassificationTask, TrainingTask
-from timm.utils import CheckpointSaver
 
 import rexnet_timm
 from rexnet_timm.files import load_checkpoint_file
 from rexnet_timm.training.engine import Precision, evaluate, fit, train_one_epoch
+from rexnet_timm.training.run_state import RunState
+from rexnet_timm.training.saver import Saver
 
 ENCODER = 'rexnetv1_test'
 
@@ -108,19 +109,20 @@ def test_evaluation_leaves_out_the_padding_of_a_sampler():
 
 
 def test_a_diverging_loss_says_what_to_do():
-    batches = [(torch.full((2, 3, 64, 64), float('nan')), torch.zeros(2, 64, 64, dtype=torch.long))]
+    batches = [(torch.full((2, 3, 64, 64), float('nan')), torch.zeros(2, 64, 64, dtype=torch.long))] * 3
     task = segmentation_task()
-    with pytest.raises(FloatingPointError, match='loss is nan in epoch 3: lower the learning rate'):
-        train_one_epoch(task, batches, optimizer_of(task), epoch=3)
+    with pytest.raises(FloatingPointError, match=(
+            r'NaN or infinite in 2 updates in a row, until batch 1 of epoch 3. There is no checkpoint yet. Lower')):
+        train_one_epoch(task, batches, optimizer_of(task), epoch=3, max_skipped=2)
 
 
 def test_fit_follows_the_schedule_and_writes_summary_and_checkpoints(tmp_path):
     task, batches = segmentation_task(), segmentation_batches()
     optimizer = optimizer_of(task)
     scheduler, epochs = create_scheduler_v2(optimizer, 'cosine', num_epochs=4)
-    saver = CheckpointSaver(task.trainable_module, optimizer, checkpoint_dir=tmp_path, recovery_dir=tmp_path, task=task)
+    state = RunState(task, optimizer, scheduler, saver=Saver(tmp_path))
     best, best_epoch = fit(
-        task, batches, batches, optimizer, epochs, lr_scheduler=scheduler, saver=saver, output_dir=tmp_path)
+        task, batches, batches, optimizer, epochs, lr_scheduler=scheduler, state=state, output_dir=tmp_path)
     rows = (tmp_path / 'summary.csv').read_text().splitlines()
     assert len(rows) == 5 and rows[0].startswith('epoch,train_loss,train_loss_scale_0')
     rates = [float(row.rsplit(',', 1)[1]) for row in rows[1:]]

@@ -6,13 +6,20 @@ import torch
 from test_engine import optimizer_of, segmentation_batches, segmentation_task
 from timm.utils import CheckpointSaver
 
+from rexnet_timm.files import load_checkpoint_file
 from rexnet_timm.training.engine import fit, train_one_epoch
-from rexnet_timm.training.run_state import resume
+from rexnet_timm.training.run_state import RunState
+from rexnet_timm.training.saver import Saver, plain_history
 
 
-def saver_of(task, optimizer, folder: Path) -> CheckpointSaver:
-    return CheckpointSaver(
-        task.trainable_module, optimizer, checkpoint_dir=str(folder), recovery_dir=str(folder), task=task)
+def state_of(task, optimizer, folder: Path | None = None) -> RunState:
+    return RunState(task, optimizer, saver=Saver(folder) if folder else None)
+
+
+def resume(path: Path, task, optimizer=None, **options) -> RunState:
+    state = state_of(task, optimizer or optimizer_of(task))
+    state.restore(load_checkpoint_file(path), str(path), with_optimizer=optimizer is not None, **options)
+    return state
 
 
 @pytest.fixture(scope='module')
@@ -21,7 +28,7 @@ def last(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('run')
     task, batches = segmentation_task(), segmentation_batches(1)
     optimizer = optimizer_of(task)
-    fit(task, batches, batches, optimizer, 2, saver=saver_of(task, optimizer, folder))
+    fit(task, batches, batches, optimizer, 2, state=state_of(task, optimizer, folder))
     return folder / 'last.pth.tar'
 
 
@@ -37,7 +44,7 @@ def test_resuming_continues_as_if_nothing_had_happened(tmp_path):
     task = segmentation_task()
     optimizer = optimizer_of(task)
     task.setup_ema(decay=0.9)
-    fit(task, batches, batches, optimizer, 2, saver=saver_of(task, optimizer, tmp_path))
+    fit(task, batches, batches, optimizer, 2, state=state_of(task, optimizer, tmp_path))
     whole = train_one_epoch(task, batches, optimizer, 2)
 
     other = segmentation_task()
@@ -65,7 +72,7 @@ def test_an_average_that_is_new_starts_from_the_loaded_weights(last):
 def test_a_changed_option_of_the_optimizer_is_used(last):
     task = segmentation_task()
     optimizer = torch.optim.AdamW(task.parameters(), lr=1e-5, weight_decay=0.5, betas=(0.5, 0.9))
-    resume(last, task, optimizer)
+    resume(last, task, optimizer, keep_options=True)
     (group,) = optimizer.param_groups
     assert (group['lr'], group['weight_decay'], group['betas']) == (1e-5, 0.5, (0.5, 0.9))
     assert 'initial_lr' not in group
@@ -92,29 +99,39 @@ def test_a_missing_state_of_the_optimizer_is_told(state, last, tmp_path):
 
 
 def test_the_history_of_the_checkpoints_goes_on(last):
-    state = resume(last, segmentation_task())
-    assert [name for name, _ in state.history['checkpoint_files']] == ['checkpoint-0.pth.tar']
-    assert state.history['pending'][0] == 1
-    task = segmentation_task()
-    saver = saver_of(task, optimizer_of(task), last.parent)
-    saver.load_state_dict(state.history)
-    metrics = [metric for _, metric in saver.checkpoint_files]
+    history = plain_history(load_checkpoint_file(last)['saver'])
+    assert [name for name, _ in history['checkpoint_files']] == ['checkpoint-0.pth.tar']
+    assert history['pending'][0] == 1
+    saver = Saver(last.parent)
+    saver.load_state_dict(history, last)
+    ranked = saver.state_dict(None, None)
+    metrics = [metric for _, metric in ranked['checkpoint_files']]
     assert len(metrics) == 2 and saver.best_metric == max(metrics)
 
 
-def test_a_history_does_not_lead_out_of_its_folder(last, tmp_path):
+def test_timms_saver_goes_on_with_the_history(last, tmp_path):
+    task = segmentation_task()
+    theirs = CheckpointSaver(
+        task, optimizer_of(task), checkpoint_dir=str(last.parent), recovery_dir=str(last.parent), task=task)
+    assert theirs.load_state_dict_from_checkpoint(str(last))
+    ours = Saver(last.parent)
+    ours.load_state_dict(plain_history(load_checkpoint_file(last)['saver']), last)
+    assert (theirs.best_metric, theirs.best_epoch) == (ours.best_metric, ours.best_epoch)
+
+
+def test_a_history_does_not_lead_out_of_its_folder():
     files = [
         ('checkpoint-0.pth.tar', 1.), ('../other/model.pth', 2.), ('/etc/passwd', 3.), ('..', 4.), ('', 5.),
-        ('a\\b', 6.), ('only a name',), 7, (8, 8.)]
-    path = changed(last, tmp_path / 'changed.pth', saver={
+        ('a\\b', 6.), ('only a name',), 7, (8, 8.), ('notes.txt', 9.), ('../checkpoint-1.pth.tar', 1.)]
+    history = plain_history({
         'checkpoint_files': files, 'best_epoch': 0, 'best_metric': 1., 'pending': ('../../x', 2.)})
-    history = resume(path, segmentation_task()).history
     assert history['checkpoint_files'] == [('checkpoint-0.pth.tar', 1.)]
     assert history['pending'] == (None, None)
 
 
-def test_a_checkpoint_without_history_has_none(last, tmp_path):
-    assert resume(changed(last, tmp_path / 'changed.pth', saver=None), segmentation_task()).history == {}
+@pytest.mark.parametrize('history', [None, 7, [], 'text', {'checkpoint_files': 3, 'pending': 4}])
+def test_what_is_no_history_is_none(history):
+    assert not any(value for value in plain_history(history).values() if value != (None, None))
 
 
 def test_files_that_are_no_training_checkpoints_are_refused(tmp_path):

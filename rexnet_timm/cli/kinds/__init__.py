@@ -6,12 +6,12 @@ file here, with a class that has the methods of `Kind`.
 from ...models import depth as depth_models
 from ...models import unet
 from ..build import architecture_of, is_smp
-from .base import Kind
+from .base import Batches, Kind
 from .classification import Classification
 from .depth import Depth
 from .segmentation import Segmentation
 
-__all__ = ['Classification', 'Depth', 'Kind', 'Segmentation', 'kind_of']
+__all__ = ['Batches', 'Classification', 'Depth', 'Kind', 'Segmentation', 'kind_of']
 
 
 def kind_of(model: str) -> Kind:

@@ -1,13 +1,13 @@
 """What every kind of run has: the methods that a run asks, and how its model takes images."""
 import argparse
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn as nn
-from timm.data import Mixup, resolve_data_config
+from timm.data import resolve_data_config
 from timm.task import TrainingTask
 
 from ...data import DataDescription
@@ -18,9 +18,10 @@ from ...models.weights import get_preprocessing_params
 from ..build import Process, is_smp
 from ..unused import NEEDS, SYNTHETIC, Need, warn_of_unused
 
-__all__ = ['Batches', 'Kind', 'data_config', 'least_batch', 'names_of_split']
+__all__ = ['Batches', 'Kind', 'Mix', 'data_config', 'least_batch', 'names_of_split']
 
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
+Mix = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 class Kind:
@@ -94,8 +95,8 @@ class Kind:
         """The task that trains the model; `dataset` is the validation set. ValueError for a loss that does not fit."""
         raise NotImplementedError
 
-    def mixup(self, args: argparse.Namespace, num_classes: int) -> Mixup | None:
-        """What mixes training batches, if anything."""
+    def mixup(self, args: argparse.Namespace, num_classes: int, process: Process) -> Mix | None:
+        """What changes whole training batches on their device, if anything."""
         return None
 
     def description(self, args: argparse.Namespace, model: nn.Module, dataset: Any) -> DataDescription:

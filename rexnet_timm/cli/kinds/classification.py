@@ -3,17 +3,22 @@ import argparse
 import os
 from typing import Any
 
+import torch
 import torch.nn as nn
 from timm.data import Mixup, create_dataset, create_loader
+from timm.data.random_erasing import RandomErasing
 from timm.loss import create_classification_loss
 from timm.task import ClassificationTask, TrainingTask
+from torch.utils.data import IterableDataset
 
+from ...data import create_class_loader
+from ...data.class_folder import ClassFolder
 from ...data.formats import holds_masks
 from ...errors import first_sentence
 from ...files import some
 from ..build import Process, in_channels
 from ..unused import DEPTH, NEEDS, NEEDS_OF_CLASSIFICATION, SCALES, SEGMENTATION, SYNTHETIC
-from .base import Batches, Kind, data_config, least_batch, names_of_split
+from .base import Batches, Kind, Mix, data_config, least_batch, names_of_split
 
 __all__ = ['Classification']
 
@@ -42,9 +47,10 @@ class Classification(Kind):
                 f'--mixup and --cutmix mix pairs of images and need an even --batch-size, got {args.batch_size}.')
         if args.class_map and not os.path.isfile(args.class_map):
             raise ValueError(f'--class-map must be a file of class names, one a line, and {args.class_map!r} is none.')
-        if args.class_map and not args.class_map.lower().endswith(('.txt', '.pkl')):
+        if args.class_map and not args.class_map.lower().endswith('.txt'):  # timm would read a .pkl as a pickle
             raise ValueError(
-                f"--class-map must end in .txt, one name a line, or in timm's .pkl, got {args.class_map!r}.")
+                f'--class-map must be a text file that ends in .txt, one name a line, got {args.class_map!r}: write '
+                'the names into one, in the order of their indices.')
         source = args.dataset.partition('/')[0].lower()
         if source in ('torch', 'wds') and args.data_dir is None:
             raise ValueError(f'--dataset {args.dataset} is read from a folder: pass --data-dir.')
@@ -71,9 +77,11 @@ class Classification(Kind):
         found = []
         for split, is_training in ((args.train_split, True), (args.val_split, False)):
             try:
+                mode = 'L' if in_channels(args) == 1 else 'RGB'
                 dataset = create_dataset(
                     args.dataset, root=args.data_dir, split=split, is_training=is_training, class_map=args.class_map,
-                    batch_size=args.batch_size, seed=args.seed, input_img_mode='L' if in_channels(args) == 1 else 'RGB')
+                    batch_size=args.batch_size, seed=args.seed, input_img_mode=mode)
+                dataset = dataset if args.dataset else ClassFolder(dataset.reader, mode)
             except (RuntimeError, AssertionError) as error:
                 form = f'of --dataset {args.dataset}' if args.dataset else 'folders of images, one for each class'
                 raise ValueError(f'The {split!r} part of {args.data_dir!r} must be {form}: {error}') from error
@@ -117,39 +125,30 @@ class Classification(Kind):
             raise ValueError(
                 f'--model {args.model} trains on at least {least} images in the batch of each process, got '
                 f'--batch-size {args.batch_size}.')
-        loaders = []
-        for is_training, dataset in zip((True, False), datasets, strict=True):
-            self._check_classes(args, args.train_split if is_training else args.val_split, dataset, model.num_classes)
-            loaders.append(create_loader(
-                dataset,
-                input_size=config['input_size'],
-                batch_size=args.batch_size if is_training else args.validation_batch_size or args.batch_size,
-                is_training=is_training,
-                no_aug=args.no_aug,
-                re_prob=args.reprob if is_training else 0.,
-                re_mode=args.remode,
-                re_count=args.recount,
-                scale=args.scale,
-                ratio=args.ratio,
-                hflip=args.hflip,
-                vflip=args.vflip,
-                color_jitter=args.color_jitter,
-                auto_augment=args.aa,
-                interpolation=args.train_interpolation if is_training else config['interpolation'],
-                mean=config['mean'],
-                std=config['std'],
-                crop_pct=config['crop_pct'],
-                num_workers=args.workers,
-                distributed=process.distributed,
-                pin_memory=args.pin_mem,
-                persistent_workers=args.workers > 0,
-                device=process.device,
-            ))
+        for split, dataset in zip((args.train_split, args.val_split), datasets, strict=True):
+            self._check_classes(args, split, dataset, model.num_classes)
+        shared = dict(
+            input_size=config['input_size'], mean=config['mean'], std=config['std'], num_workers=args.workers,
+            distributed=process.distributed, pin_memory=args.pin_mem, device=process.device)
+        augmentation = dict(
+            no_aug=args.no_aug, scale=args.scale, ratio=args.ratio, hflip=args.hflip, vflip=args.vflip,
+            color_jitter=args.color_jitter, auto_augment=args.aa, interpolation=args.train_interpolation)
+        train_set, eval_set = datasets
+        if isinstance(train_set, IterableDataset):  # in the order that timm's reader gives
+            train_loader = create_loader(
+                train_set, batch_size=args.batch_size, is_training=True, persistent_workers=args.workers > 0,
+                **augmentation, **shared)
+        else:
+            train_loader = create_class_loader(
+                train_set, batch_size=args.batch_size, seed=args.seed, **augmentation, **shared)
+        loaders = train_loader, create_loader(
+            eval_set, batch_size=args.validation_batch_size or args.batch_size, crop_pct=config['crop_pct'],
+            interpolation=config['interpolation'], persistent_workers=args.workers > 0, **shared)
         if len(loaders[0]) == 0:
             raise ValueError(
                 f'Training needs at least one whole batch in each process: {len(datasets[0])} images over '
                 f'{process.world_size} process(es) do not fill one of {args.batch_size}; pass a smaller --batch-size.')
-        return tuple(loaders)
+        return loaders
 
     def task(
             self,
@@ -163,14 +162,27 @@ class Classification(Kind):
             'bce' if args.bce_loss else None, smoothing=args.smoothing, soft_targets=args.mixup > 0 or args.cutmix > 0)
         return ClassificationTask(model, criterion, device=process.device, verbose=process.primary)
 
-    def mixup(self, args: argparse.Namespace, num_classes: int) -> Mixup | None:
-        """Mixup and CutMix, where asked for."""
-        if not (args.mixup > 0 or args.cutmix > 0):
+    def mixup(self, args: argparse.Namespace, num_classes: int, process: Process) -> Mix | None:
+        """Erasing, then mixup and CutMix, where asked for."""
+        steps = []
+        if args.reprob > 0 and not args.no_aug:
+            erase = RandomErasing(
+                args.reprob, mode=args.remode, max_count=args.recount, device=process.device)
+            steps.append(lambda input, target: (erase(input), target))
+        if args.mixup > 0 or args.cutmix > 0:
+            steps.append(Mixup(
+                mixup_alpha=args.mixup, cutmix_alpha=args.cutmix, prob=args.mixup_prob,
+                switch_prob=args.mixup_switch_prob, mode=args.mixup_mode, label_smoothing=args.smoothing,
+                num_classes=num_classes))
+        if not steps:
             return None
-        return Mixup(
-            mixup_alpha=args.mixup, cutmix_alpha=args.cutmix, prob=args.mixup_prob,
-            switch_prob=args.mixup_switch_prob, mode=args.mixup_mode, label_smoothing=args.smoothing,
-            num_classes=num_classes)
+
+        def mix(input: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            for step in steps:
+                input, target = step(input, target)
+            return input, target
+
+        return mix
 
     def _own_description(self, args: argparse.Namespace, dataset: Any, config: dict[str, Any]) -> dict[str, Any]:
         classes = getattr(getattr(dataset, 'reader', dataset), 'class_to_idx', {})

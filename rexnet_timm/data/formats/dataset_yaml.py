@@ -12,6 +12,7 @@ import yaml
 
 from ...errors import DatasetError, near_names
 from ...files import atomic_path
+from ...plain_text import load_yaml
 from ..bands import Scale, check_bands, scale_of
 from ..description import DataDescription, Layout
 from ..labels import read_text
@@ -60,7 +61,7 @@ def is_dataset_yaml(path: Path) -> bool:
     if path.suffix.lower() not in ('.yaml', '.yml'):
         return False
     try:
-        content = yaml.safe_load(read_text(path))
+        content = load_yaml(read_text(path))
     except yaml.YAMLError as error:
         raise DatasetError(
             f'The description of a data set must be YAML: {path} is not ({_problem(error)}); correct it.') from error
@@ -74,7 +75,7 @@ def read_dataset_yaml(path: Path) -> DatasetFile:
         DatasetError: No mapping, an unknown key, or a value that is not of the kind of its key; the text has the
             nearest keys.
     """
-    content = yaml.safe_load(read_text(path))
+    content = load_yaml(read_text(path))
     if not isinstance(content, dict):
         raise DatasetError(f'The description of a data set must hold KEY: VALUE lines: {path} has none.')
     content = {str(key).replace('-', '_'): value for key, value in content.items() if value is not None}

@@ -5,7 +5,6 @@ class 0, and the classes of the file follow in its order. Facts of the forms are
 and from Ultralytics' pages on data sets of semantic and of instance segmentation.
 """
 import importlib.util
-import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ import yaml
 from PIL import Image, ImageDraw
 
 from ...errors import DatasetError
+from ...plain_text import load_json, load_yaml
 from ..description import IMAGE_EXTENSIONS, DataDescription, DataSource, Layout, Sample
 from ..images import decode, read_header
 from ..labels import LabelTable, read_text
@@ -209,8 +209,8 @@ def _coco_content(path: Path) -> Mapping[str, Any]:
 @lru_cache(maxsize=1)  # the names and the samples of a split are asked one after the other
 def _read_json(path: Path, changed: int) -> Mapping[str, Any]:
     try:
-        content = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
+        content = load_json(read_text(path))
+    except ValueError as error:
         raise DatasetError(f'Annotations must be JSON: {path} is not ({error}); export it again.') from error
     lists = ('images', 'annotations', 'categories')
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in lists):
@@ -318,7 +318,7 @@ def _yolo_file(root: Path) -> tuple[Path | None, Mapping[str, Any]]:
     for path in paths:
         if path.is_file() and path.suffix.lower() in ('.yaml', '.yml'):
             try:
-                content = yaml.safe_load(read_text(path))
+                content = load_yaml(read_text(path))
             except yaml.YAMLError:
                 continue
             if isinstance(content, dict) and 'names' in content and ('train' in content or 'val' in content):

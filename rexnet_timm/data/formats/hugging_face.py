@@ -5,13 +5,13 @@ Read by the library `datasets`, of the extra stream, from the disk alone.
 """
 import csv
 import io
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import DatasetError
+from ...plain_text import load_json
 from ..description import DataDescription, DataSource, Layout, Sample
 from ..labels import read_text
 from .folders import divided
@@ -100,8 +100,7 @@ def _image_folders(root: Path, tables: list[Path]) -> dict[str, list[Sample]] | 
     """Pairs of the files that tables name in two columns; None where they name images only."""
     samples: dict[str, list[Sample]] = {}
     for path in tables:
-        rows = list(csv.DictReader(read_text(path).splitlines())) if path.suffix == '.csv' \
-            else [json.loads(line) for line in read_text(path).splitlines() if line.strip()]
+        rows = list(csv.DictReader(read_text(path).splitlines())) if path.suffix == '.csv' else _rows_of_json(path)
         columns = {key.removesuffix('_file_name').removesuffix('file_name') or 'image': key for key in rows[0]
                    if key.endswith('file_name')} if rows else {}
         mask = next((columns[name] for name in _MASK_COLUMNS if name in columns), None)
@@ -116,6 +115,21 @@ def _image_folders(root: Path, tables: list[Path]) -> dict[str, list[Sample]] | 
             split = below[0] if len(below) > 1 and path.parent == root else path.parent.name
             samples.setdefault(split if path.parent != root or len(below) > 1 else 'train', []).append(files)
     return samples
+
+
+def _rows_of_json(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        try:
+            row = load_json(line) if line.strip() else None
+            if row is not None and not isinstance(row, dict):
+                raise ValueError(f'it is {type(row).__name__}')
+        except ValueError as error:
+            raise DatasetError(
+                f'Each line of a table must be a JSON object: {path} has another in line {number} ({error}); correct '
+                'the table.') from error
+        rows += [] if row is None else [row]
+    return rows
 
 
 def _parquet_files(root: Path) -> Any:

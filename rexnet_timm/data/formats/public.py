@@ -6,13 +6,13 @@ from their public documentation: VOC2012's development kit and CVAT's and labelm
 the README of cityscapesScripts, that of the MIT scene parsing benchmark, those of CamVid and of the SegNet tutorial,
 the README of Oxford-IIIT Pet, and nnU-Net's page "dataset format".
 """
-import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...errors import DatasetError
+from ...plain_text import load_json
 from ..description import MASK_EXTENSIONS, DataDescription, DataSource, Layout, Sample
 from ..labels import LABEL_MAPS, color_table, read_text
 from .folders import divided, folder_samples, listed, read_list
@@ -222,7 +222,7 @@ def nnunet(root: Path, layout: Layout) -> DataDescription | None:
     if not (path.is_file() and (root / 'labelsTr').is_dir()):
         return None
     try:
-        content = json.loads(read_text(path))
+        content = load_json(read_text(path))
         labels = content['labels']
         if all(str(key).isdigit() for key in labels):  # nnU-Net 1 has the number first
             labels = {name: int(label) for label, name in labels.items()}
