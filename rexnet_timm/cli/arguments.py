@@ -15,7 +15,7 @@ from timm.optim import get_optimizer_info, list_optimizers
 
 from ..files import ENCODER_DOOR, PRETRAINED_DOOR
 from ..training.losses import TARGETS, WEIGHTS
-from .data_options import FLAGS, IGNORE_INDEX, add_labels, add_layout
+from .data_options import FLAGS, IGNORE_INDEX, add_depth_scale, add_labels, add_layout
 from .parsing import Kind, Parser, UsageError, find_recipe, number, one_of
 
 __all__ = ['create_train_parser', 'parse_train_args', 'repeatable_args', 'train_args_of', 'train_flags']
@@ -163,7 +163,7 @@ def _add_multi_scale(group: Callable[[str], Callable[..., None]]) -> None:
 
 
 def _add_segmentation(group: Callable[[str], Callable[..., None]]) -> None:
-    add_layout(group('files of images and masks'))
+    add_layout(group('files of images and masks, or of images and depth'))
     add = group('segmentation')
     add('--ignore-index', kind=IGNORE_INDEX,
         help='label of the masks that does not count', unset='that of the data, or none')
@@ -175,6 +175,7 @@ def _add_segmentation(group: Callable[[str], Callable[..., None]]) -> None:
 
 def _add_depth(group: Callable[[str], Callable[..., None]]) -> None:
     add = group('depth')
+    add_depth_scale(add)
     add('--min-depth', kind=POSITIVE, default=0.1, metavar='M', help='nearest depth that counts, in metres')
     add('--max-depth', kind=POSITIVE, default=100., metavar='M', help='farthest depth that counts, in metres')
     add('--smoothness', kind=NOT_NEGATIVE, default=1e-3, metavar='W', help='weight of the smoothness in the loss')

@@ -1,5 +1,6 @@
 """Data of the dense tasks: folders of images and masks, the built-in synthetic sets, joint transforms, loaders."""
 from ..errors import DatasetError, sample_error_message
+from .depth_folder import DepthFolder, describe_depth
 from .description import DataDescription, Layout, palette
 from .folder import SegmentationFolder
 from .formats import describe_data
@@ -12,6 +13,7 @@ from .transforms import create_depth_transform, create_segmentation_transform
 __all__ = [
     'DataDescription',
     'DatasetError',
+    'DepthFolder',
     'Layout',
     'SegmentationFolder',
     'SyntheticDepth',
@@ -21,6 +23,7 @@ __all__ = [
     'create_segmentation_loader',
     'create_segmentation_transform',
     'describe_data',
+    'describe_depth',
     'palette',
     'sample_error_message',
     'write_dataset_yaml',

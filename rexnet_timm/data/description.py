@@ -15,6 +15,7 @@ from ..errors import DatasetError
 
 IMAGE_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 MASK_EXTENSIONS = ('.png', '.bmp', '.tif', '.tiff', '.gif', '.npy')
+DEPTH_EXTENSIONS = ('.png', '.tif', '.tiff', '.npy')
 DEFAULT_IGNORE_LABEL = 255
 LARGE_IGNORE_LABEL = 65535  # where 255 is a class
 
@@ -39,9 +40,9 @@ class Layout:
     Attributes:
         data_format: A name of `formats.FORMATS`, or 'auto'.
         image_dir: Folder of the images below the root; `{split}` in it stands for the name of a split.
-        mask_dir: Folder of the masks, likewise.
+        mask_dir: Folder of the masks, or of the depth maps, likewise.
         image_suffix: How the names of images end, behind what they share with their masks, such as `_leftImg8bit.png`.
-        mask_suffix: How the names of masks end.
+        mask_suffix: How the names of masks, or of depth maps, end.
         split_file: List of the images of a split, a name a line, with `{split}` in its path.
         val_share: Share of the images that is kept for validation where there is no validation split; None takes
             `DEFAULT_VAL_SHARE` where there are no splits at all.
@@ -135,6 +136,7 @@ class DataDescription:
         interpolation: How images are resized.
         min_depth: Depth of disparity 1 in metres, for depth.
         max_depth: Depth of disparity 0 in metres, for depth.
+        depth_scale: What the files have for a metre, for depth; None where they are in metres.
         layout: What was said of the layout of the files, by names of `Layout`.
         source: Where the samples are; None in the description of a model.
 
@@ -154,6 +156,7 @@ class DataDescription:
     interpolation: str = 'bilinear'
     min_depth: float | None = None
     max_depth: float | None = None
+    depth_scale: float | None = None
     label_map: tuple[tuple[int, int], ...] = ()
     color_map: tuple[tuple[tuple[int, int, int], int], ...] = ()
     foreground: int = 1

@@ -135,7 +135,7 @@ class SegmentationFolder(Dataset):
         image = read_image(image_path, self.in_chans)
         mask = self._read(mask_path)
         if image.shape[-2:] != mask.shape[-2:]:
-            _refuse_sizes(image_path, mask_path, image.shape[-2:], mask.shape[-2:])
+            refuse_sizes(image_path, mask_path, image.shape[-2:], mask.shape[-2:])
         return (image, mask) if self.transform is None else self.transform(image, mask)
 
     def paths(self, index: int) -> tuple[Path, Path]:
@@ -206,17 +206,19 @@ class SegmentationFolder(Dataset):
         return sizes
 
 
-def _refuse_sizes(image: Path, mask: Path, image_size: Sequence[int], mask_size: Sequence[int]) -> None:
+def refuse_sizes(
+        image: Path, mask: Path, image_size: Sequence[int], mask_size: Sequence[int], kind: str = 'mask') -> None:
+    """Raise the DatasetError of an image and a mask, or a depth map, of different sizes (height, width)."""
     shown = [f'{width} x {height}' for height, width in (image_size, mask_size)]
-    remedy = 'resize the mask by nearest neighbour, or export it again at the size of the image'
-    pictures = [(image, 'image')] + ([] if hasattr(mask, 'labels') or mask.suffix == '.npy' else [(mask, 'mask')])
+    remedy = f'resize the {kind} by nearest neighbour, or export it again at the size of the image'
+    pictures = [(image, 'image')] + ([] if hasattr(mask, 'labels') or mask.suffix == '.npy' else [(mask, kind)])
     turned = [path for path, kind in pictures if read_header(path, kind).turned]
     if len(turned) == 1 and tuple(image_size) == tuple(mask_size)[::-1]:
         other = mask if turned == [image] else image
         remedy = f'{turned[0]} has an EXIF orientation, by which it is shown turned, and {other} fits it as stored: ' \
             'remove the orientation from the first, or turn the second as the first is shown'
     raise DatasetError(
-        f'Image and mask must have the same size: {image} is {shown[0]} but {mask} is {shown[1]} (width x height); '
+        f'Image and {kind} must have the same size: {image} is {shown[0]} but {mask} is {shown[1]} (width x height); '
         f'{remedy}.')
 
 

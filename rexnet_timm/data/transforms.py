@@ -59,6 +59,44 @@ class Resize(nn.Module):
         return _resize_pair(image, mask, self.size, self.interpolation)
 
 
+class ResizeDepth(Resize):
+    """Resize image and depth map to one size, whatever their shape.
+
+    Depths are those of measured pixels, never means of several, which would lie between an object and what is behind
+    it, or between a depth and none. Where the pixel at the centre of a cell was not measured, the measured one in the
+    cell that is nearest to its centre counts: of a sparse depth map most would otherwise be lost.
+    """
+
+    def forward(self, image: tv_tensors.Image, depth: tv_tensors.Mask) -> Pair:
+        resized, nearest = super().forward(image, depth)
+        if nearest.shape != depth.shape:
+            nearest = tv_tensors.wrap(_filled_from_cells(
+                nearest.as_subclass(torch.Tensor), depth.as_subclass(torch.Tensor)), like=depth)
+        return resized, nearest
+
+
+def _filled_from_cells(nearest: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
+    """(h, w) with the zeros that have a value in their cell of (H, W) filled by the one nearest to the cell's centre.
+
+    Of equally near ones it is the first; whole numbers tell that exactly.
+    """
+    (height, width), (rows, columns) = depth.shape, nearest.shape
+    y, x = depth.nonzero(as_tuple=True)
+    row, column = (2 * y + 1) * rows // (2 * height), (2 * x + 1) * columns // (2 * width)
+    cell, values, filled = row * columns + column, depth[y, x], nearest.flatten().clone()
+    hole = filled[cell] == 0
+    # from the cell's centre, in units of 1 / (2 * rows) and 1 / (2 * columns) pixels, and then of the product of both
+    down, right = (2 * y + 1) * rows - (2 * row + 1) * height, (2 * x + 1) * columns - (2 * column + 1) * width
+    distance = ((down * columns).square() + (right * rows).square())[hole]
+    cell, values = cell[hole], values[hole]
+    least = distance.new_full(filled.shape, 2 ** 62).scatter_reduce(0, cell, distance, 'amin')
+    cell, values = (part[distance == least[cell]] for part in (cell, values))
+    order = torch.arange(len(cell))
+    first = order.new_full(filled.shape, len(cell)).scatter_reduce(0, cell, order, 'amin')[cell] == order
+    filled[cell[first]] = values[first]
+    return filled.view_as(nearest)
+
+
 class RandomScaleCrop(nn.Module):
     """Scale the image by a random factor and crop it at a random place, padding it where it is smaller.
 
@@ -270,8 +308,8 @@ def create_depth_transform(
         std: Standard deviation of each channel, likewise.
         hflip: Probability of mirroring left and right.
         color_jitter: Strength of the change of brightness, contrast and saturation, 0 for none to 1.
-        interpolation: Of images: 'nearest', 'bilinear' or 'bicubic'. Depth is always resized by nearest neighbour, so
-            that no depth between an object and what is behind it is invented.
+        interpolation: Of images: 'nearest', 'bilinear' or 'bicubic'. Depth is resized as `ResizeDepth` says, so that
+            none is invented and little of a sparse one is lost.
         in_chans: Channels of the images.
 
     Returns:
@@ -285,7 +323,7 @@ def create_depth_transform(
     mean, std = _channel_values('mean', mean, in_chans), _channel_values('std', std, in_chans)
     steps: list[nn.Module] = []
     if img_size is not None:
-        steps.append(Resize(img_size, interpolation))
+        steps.append(ResizeDepth(img_size, interpolation))
     if is_training and hflip > 0:
         steps.append(v2.RandomHorizontalFlip(hflip))
     if is_training and color_jitter > 0:
