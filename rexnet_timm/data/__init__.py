@@ -6,6 +6,7 @@ from .folder import SegmentationFolder
 from .formats import describe_data
 from .formats.dataset_yaml import write_dataset_yaml
 from .loader import check_batch_size, create_segmentation_loader
+from .stream import verify_shards, write_shards
 from .synthetic import SyntheticShapes
 from .synthetic_depth import SyntheticDepth
 from .transforms import create_depth_transform, create_segmentation_transform
@@ -26,5 +27,7 @@ __all__ = [
     'describe_depth',
     'palette',
     'sample_error_message',
+    'verify_shards',
     'write_dataset_yaml',
+    'write_shards',
 ]

@@ -21,6 +21,7 @@ from .folder import refuse_sizes
 from .formats.dataset_yaml import FILE_NAME, DatasetFile, is_dataset_yaml, read_dataset_yaml
 from .formats.folders import DEPTHS, folder_source
 from .images import check_image_header, decode, read_header, read_image
+from .stream import describe_shards
 from .transforms import Resize
 
 __all__ = ['DepthFolder', 'describe_depth', 'read_depth']
@@ -52,6 +53,9 @@ def describe_depth(
         raise DatasetError(
             f'Images with depth are a folder, or a dataset.yaml that describes one, and {said.root} is neither.')
     layout = replace(said.layout, **layout.given())
+    shards = describe_shards(said.root, layout, 'depth')
+    if shards is not None:
+        return shards if depth_scale is None else replace(shards, depth_scale=depth_scale)
     if layout.data_format not in ('auto', 'folders'):
         raise DatasetError(
             f'data_format must be folders, or left out, for images with depth, got {layout.data_format!r}.')
@@ -142,6 +146,8 @@ class DepthFolder(Dataset):
         resized = [step.size for step in getattr(self.transform, 'transforms', ()) if isinstance(step, Resize)]
         if resized:
             return resized[-1:] * len(self)
+        if hasattr(self._pairs, 'sizes'):  # which an index tells
+            return self._pairs.sizes()
         sizes = []
         for path, _ in self._pairs:
             header = read_header(path, 'image')

@@ -15,7 +15,7 @@ from .description import DEFAULT_IGNORE_LABEL, DataDescription, Layout, ignored_
 from .formats import describe_data
 from .images import IMAGE_MODES, check_image_header, read_header, read_image
 from .labels import HIGHEST, LOWEST
-from .masks import MaskReader, count_labels, foreground_value
+from .masks import MaskReader, Masks, count_labels, foreground_value
 from .transforms import Resize
 
 
@@ -116,7 +116,7 @@ class SegmentationFolder(Dataset):
         self.transform = transform
         self._pairs = source.samples(split)
         names = _fitting_names(root, num_classes)
-        masks = [mask for _, mask in self._pairs]
+        masks = Masks(self._pairs)
         self.foreground = 1
         if num_classes <= 2 and not is_mapped:
             self.foreground = foreground_value(masks, ignore_index)
@@ -159,7 +159,7 @@ class SegmentationFolder(Dataset):
         """
         if not self._read.table.is_mapped:
             return {}, 0
-        counts, number = count_labels([mask for _, mask in self._pairs], self._read.colors)
+        counts, number = count_labels(Masks(self._pairs), self._read.colors)
         data = self.description
         listed = {label for label, _ in data.label_map} or {label for _, label in data.color_map}
         total = sum(counts.values())
@@ -198,6 +198,8 @@ class SegmentationFolder(Dataset):
         resized = [step.size for step in getattr(self.transform, 'transforms', ()) if isinstance(step, Resize)]
         if resized:
             return resized[-1:] * len(self)
+        if hasattr(self._pairs, 'sizes'):  # which an index tells
+            return self._pairs.sizes()
         sizes = []
         for path, _ in self._pairs:
             header = read_header(path, 'image')

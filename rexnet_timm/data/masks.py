@@ -10,7 +10,7 @@ from.
 """
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from .description import DEFAULT_IGNORE_LABEL
 from .images import decode, read_header
 from .labels import HIGHEST, INVALID, LOWEST, ColorTable, LabelTable, color_keys
 
-__all__ = ['MaskReader', 'count_labels', 'foreground_value', 'found_colors', 'stored_labels']
+__all__ = ['MaskReader', 'Masks', 'count_labels', 'foreground_value', 'found_colors', 'stored_labels']
 
 # Modes whose pixels are one number: 1 bit, grey, palette (the index is the label), 16 and 32 bit integers.
 _MASK_MODES = ('1', 'L', 'P', 'I', 'I;16', 'I;16L', 'I;16B', 'I;16N')
@@ -129,7 +129,8 @@ def _grey_of_colors(path: Path, picture: Image.Image) -> np.ndarray:
 
 def _labels_of_array(path: Path) -> np.ndarray:
     try:
-        labels = np.load(path, allow_pickle=False)
+        with path.open('rb') as file:
+            labels = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DatasetError(
             f'Every mask must be readable: {path} is not ({type(error).__name__}: {error}); replace or remove the '
@@ -178,8 +179,22 @@ def found_colors(paths: Sequence[Path], most: int = 4096) -> dict[tuple[int, int
     return dict(total.most_common())
 
 
-def _shuffled(masks: Sequence[Any]) -> list[Any]:
-    return random.Random(0).sample(list(masks), len(masks))
+class Masks(Sequence[Any]):
+    """The masks of samples, each when it is asked for."""
+
+    def __init__(self, samples: Sequence[tuple[Any, Any]]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.samples[index][1]
+
+
+def _shuffled(masks: Sequence[Any], most: int | None = None) -> Iterator[Any]:
+    order = random.Random(0).sample(range(len(masks)), len(masks))
+    return (masks[index] for index in order[:most])
 
 
 def foreground_value(paths: Sequence[Any], ignore_index: int | None) -> int:
@@ -230,7 +245,7 @@ def count_labels(
     """
     total: Counter[int] = Counter()
     number = 0
-    for mask in _shuffled(masks)[:most]:
+    for mask in _shuffled(masks, most):
         try:
             labels = stored_labels(mask, colors)
         except DatasetError:
