@@ -12,7 +12,7 @@ __all__ = ['main']
 
 # name: what it does, in the order of use; each is a module of `cli` with a `main(argv)`
 COMMANDS = {
-    'shards': 'write a data set into a few large files, which train and validate read',
+    'shards': 'write a data set into a few large files, for training',
     'train': 'train a model of classes, masks or depth',
     'validate': 'measure a trained model on a split of the data',
     'predict': 'predict images: masks, depth or classes',

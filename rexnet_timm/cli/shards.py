@@ -16,8 +16,8 @@ from .parsing import Parser, UsageError, number, one_of, report_errors
 __all__ = ['create_parser', 'main', 'run']
 
 EPILOG = (
-    "The shards are tar files of WebDataset's form: KEY.jpg and KEY.mask.png (or KEY.depth.png) follow each other, with "
-    'the bytes of the files. "rexnet train OUT" and "rexnet validate OUT" take them as they take DATA.')
+    "The shards are tar files of WebDataset's form: KEY.jpg and KEY.mask.png (or KEY.depth.png) follow each other, "
+    'with the bytes of the files. "rexnet train OUT" and "rexnet validate OUT" take them as they take DATA.')
 
 
 def create_parser(prog: str = 'rexnet shards') -> Parser:

@@ -83,7 +83,7 @@ class DataSource:
     format: str
     root: Path
     splits: tuple[str, ...]
-    find: Callable[[str], list[Sample]]
+    find: Callable[[str], Sequence[Sample]]
     kept: float | None = None
 
     def __str__(self) -> str:
@@ -93,7 +93,7 @@ class DataSource:
         """What a split is called here: the asked name, or a synonym such as 'val' for 'validation'; None for none."""
         return next((name for name in split_names(split) if name in self.splits), None)
 
-    def samples(self, split: str) -> list[Sample]:
+    def samples(self, split: str) -> Sequence[Sample]:
         """The pairs of image and mask of a split.
 
         Raises:

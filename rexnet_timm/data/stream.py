@@ -80,11 +80,11 @@ class Member:
         """
         try:
             with open(self.shard, 'rb') as file:
-                file.seek(max(0, self.offset - _BLOCK))
-                head = tarfile.TarInfo.frombuf(file.read(_BLOCK), 'ascii', 'strict')
-                is_long = self.offset + self.size <= os.fstat(file.fileno()).st_size
-                if is_long and (head.name, head.size, head.type) == (self.name, self.size, tarfile.REGTYPE):
-                    return io.BytesIO(file.read(self.size))
+                if _BLOCK <= self.offset <= os.fstat(file.fileno()).st_size - self.size:
+                    file.seek(self.offset - _BLOCK)
+                    head = tarfile.TarInfo.frombuf(file.read(_BLOCK), 'ascii', 'strict')
+                    if (head.name, head.size, head.type) == (self.name, self.size, tarfile.REGTYPE):
+                        return io.BytesIO(file.read(self.size))
         except (tarfile.TarError, UnicodeDecodeError):
             pass
         raise DatasetError(
@@ -294,6 +294,8 @@ def write_shards(
     out = Path(out)
     if shard_size < 1:
         raise ValueError(f'shard_size must be at least 1 byte, got {shard_size}.')
+    if not description.source.splits:
+        description.source.samples('train')  # which says what is missing
     out.mkdir(parents=True, exist_ok=True)
     _clear(out, overwrite)
     target = TARGETS[description.task]
