@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from .color import RgbJitter
 from .description import DEFAULT_IGNORE_LABEL
 
 # v2's NEAREST reads the pixel at a cell's corner, up to half a pixel off what the other modes read around its centre;
@@ -152,14 +153,17 @@ class ColorJitter(nn.Module):
 
     def __init__(self, color_jitter: float) -> None:
         super().__init__()
-        self.jitter = v2.ColorJitter(color_jitter, color_jitter, color_jitter, min(color_jitter * _HUE_SHARE, 0.5))
+        self.jitter = v2.ColorJitter(color_jitter, color_jitter)  # of one channel
+        self.of_colors = RgbJitter(color_jitter, min(color_jitter * _HUE_SHARE, 0.5))
 
     def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
         planes = image.as_subclass(torch.Tensor)
-        # as one picture or, where there are no colours, each channel as a picture of its own
-        parts = [planes[:3]] if len(planes) >= 3 else list(planes.split(1))
-        parts = [self.jitter(tv_tensors.wrap(part, like=image)).as_subclass(torch.Tensor) for part in parts]
-        return tv_tensors.wrap(torch.cat([*parts, planes[3:]]), like=image), mask
+        if len(planes) >= 3:
+            parts = [self.of_colors(planes[:3]), planes[3:]]
+        else:  # each channel as a picture of its own
+            parts = [self.jitter(tv_tensors.wrap(part, like=image)).as_subclass(torch.Tensor)
+                     for part in planes.split(1)]
+        return tv_tensors.wrap(torch.cat(parts) if len(planes) != 3 else parts[0], like=image), mask
 
 
 class ToNormalizedTensor(nn.Module):
