@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -79,6 +79,23 @@ def _to_device(
     return (input.contiguous(memory_format=torch.channels_last) if channels_last else input), target
 
 
+class _Waiting:
+    """The batches of a loader, and the seconds for which they were waited."""
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        self.loader, self.seconds = loader, 0.
+
+    def __iter__(self) -> Iterator[Any]:
+        iterator, end = iter(self.loader), object()
+        while True:
+            start = time.perf_counter()
+            batch = next(iterator, end)
+            self.seconds += time.perf_counter() - start
+            if batch is end:
+                return
+            yield batch
+
+
 def train_one_epoch(
         task: TrainingTask,
         loader: Iterable[tuple[torch.Tensor, torch.Tensor]],
@@ -131,7 +148,8 @@ def train_one_epoch(
     start = time.perf_counter()
     optimizer.zero_grad()
 
-    for batch_idx, batch in enumerate(loader):
+    waiting = _Waiting(loader)
+    for batch_idx, batch in enumerate(waiting):
         input, target = _to_device(batch, task.device, channels_last)
         if mixup_fn is not None:
             input, target = mixup_fn(input, target)
@@ -167,6 +185,10 @@ def train_one_epoch(
                     f'Train {epoch} [{batch_idx + 1:>4d}/{num_batches}]  {parts}  '
                     f'lr {optimizer.param_groups[0]["lr"]:.3e}  {seconds:.3f} s/batch')
     bar.close()
+    if primary:
+        seconds = time.perf_counter() - start
+        _logger.info(f'Train {epoch} took {seconds:.1f} s, of which {waiting.seconds:.1f} s '
+                     f'({waiting.seconds / seconds:.0%}) were spent waiting for data')
     return averages.compute()
 
 
