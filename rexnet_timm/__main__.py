@@ -13,6 +13,7 @@ __all__ = ['main']
 # name: what it does, in the order of use; each is a module of `cli` with a `main(argv)`
 COMMANDS = {
     'check': 'read a data set of masks whole, and say how to train on it',
+    'shards': 'write a data set into a few large files, for training',
     'train': 'train a model of classes, masks or depth',
     'validate': 'measure a trained model on a split of the data',
     'predict': 'predict images: masks, depth or classes',

@@ -240,6 +240,28 @@ def mmseg(root: Path) -> Path:
     return beside(root, 'img_dir/{split}/{name}_leftImg8bit.png', 'ann_dir/{split}/{name}_gtFine_labelTrainIds.png')
 
 
+def depth_picture(seed: int, size: tuple[int, int] = SIZE) -> tuple[np.ndarray, np.ndarray]:
+    """An image uint8 (H, W, 3) whose brightness tells the depth, and sparse depth in metres (H, W), 0 for none."""
+    rng = np.random.default_rng(seed)
+    metres = np.repeat(rng.permutation(np.linspace(2, 60, 8)), size[1] // 8)[None].repeat(size[0], 0)
+    image = (250 - 4 * metres)[..., None] + rng.integers(0, 5, (*size, 3))
+    return image.astype(np.uint8), metres * (rng.random(size) < 0.2)
+
+
+def depth(root: Path, image_path: str, depth_path: str, save_depth: Callable[[Path, np.ndarray], Any], images: int = 3,
+          size: tuple[int, int] = SIZE) -> Path:
+    """Images and depth maps at paths with {split} and {name}."""
+    for part, split in enumerate(('train', 'val')):
+        for index in range(images):
+            image, metres = depth_picture(100 * part + index, size)
+            names = {'split': split, 'name': f'{split}{index:02}'}
+            save(root / image_path.format(**names), image)
+            path = root / depth_path.format(**names)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_depth(path, metres)
+    return root
+
+
 def image_folder(root: Path) -> Path:
     """An image folder of Hugging Face, with the mask of each image in a table."""
     for split in ('train', 'validation'):

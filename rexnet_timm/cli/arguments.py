@@ -16,7 +16,7 @@ from timm.optim import get_optimizer_info, list_optimizers
 
 from ..files import ENCODER_DOOR, PRETRAINED_DOOR
 from ..training.losses import TARGETS, WEIGHTS
-from .data_options import FLAGS, IGNORE_INDEX, add_images, add_labels, add_layout
+from .data_options import FLAGS, IGNORE_INDEX, add_depth_scale, add_images, add_labels, add_layout
 from .parsing import Kind, Parser, UsageError, find_recipe, number, one_of
 from .resume import ALLOWABLE
 
@@ -174,7 +174,7 @@ def _add_multi_scale(group: Callable[[str], Callable[..., None]]) -> None:
 
 
 def _add_segmentation(group: Callable[[str], Callable[..., None]]) -> None:
-    add = group('files of images and masks')
+    add = group('files of images and masks, or of images and depth')
     add_layout(add)
     add_images(add)
     add = group('segmentation')
@@ -188,6 +188,7 @@ def _add_segmentation(group: Callable[[str], Callable[..., None]]) -> None:
 
 def _add_depth(group: Callable[[str], Callable[..., None]]) -> None:
     add = group('depth')
+    add_depth_scale(add)
     add('--min-depth', kind=POSITIVE, default=0.1, metavar='M', help='nearest depth that counts, in metres')
     add('--max-depth', kind=POSITIVE, default=100., metavar='M', help='farthest depth that counts, in metres')
     add('--smoothness', kind=NOT_NEGATIVE, default=1e-3, metavar='W', help='weight of the smoothness in the loss')

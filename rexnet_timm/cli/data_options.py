@@ -1,17 +1,19 @@
-"""Options that say how the files of a data set of masks are laid out and labelled, for every command that reads one."""
+"""Options that say how the files of a data set of masks or depth are laid out, and what their numbers mean, for every
+command that reads one.
+"""
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
 
-from ..data import DataDescription, Layout, SegmentationFolder, describe_data
+from ..data import DataDescription, DepthFolder, Layout, SegmentationFolder, describe_data, describe_depth
 from ..data.bands import EIGHT_BITS, PERCENTILE, Scale, scale_of
 from ..data.formats import FORMATS
 from ..data.labels import HIGHEST, LABEL_MAPS, LOWEST
 from .parsing import Kind, number, one_of
 
 __all__ = [
-    'FLAGS', 'IMAGES', 'LABELS', 'LAYOUT', 'add_images', 'add_labels', 'add_layout', 'described', 'layout_of',
-    'read_as', 'scale_words', 'summary']
+    'FLAGS', 'IMAGES', 'LABELS', 'LAYOUT', 'add_depth_scale', 'add_images', 'add_labels', 'add_layout', 'depth_summary',
+    'described', 'described_depth', 'layout_of', 'read_as', 'scale_words', 'summary']
 
 SHARE = number(float, above=0, below=1)
 DATA_FORMAT = one_of('auto', *FORMATS)
@@ -33,7 +35,7 @@ IMAGES = ('bands', 'image_scale')
 # What the library calls an argument, by the option that sets it; "bands" is an English word too
 FLAGS = {
     **{name: f'--{name.replace("_", "-")}' for name in (
-        *LAYOUT, *LABELS, 'image_scale', 'ignore_index', 'num_classes')},
+        *LAYOUT, *LABELS, 'image_scale', 'ignore_index', 'num_classes', 'depth_dir', 'depth_suffix', 'depth_scale')},
     'bands=': '--bands ', 'bands must': '--bands must'}
 
 
@@ -42,15 +44,21 @@ def add_layout(add: Callable[..., None]) -> None:
     add('--data-format', kind=DATA_FORMAT, help='form of images and masks', unset='auto')
     add('--image-dir', metavar='DIR', help="folder of the images below that of the data, such as 'leftImg8bit/{split}'",
         unset='by --data-format')
-    add('--mask-dir', metavar='DIR', help='folder of the masks, likewise')
+    add('--mask-dir', '--depth-dir', metavar='DIR', help='folder of the masks, or of the depth maps, likewise')
     add('--image-suffix', metavar='END', unset='the ending of the format',
         help='how names of images end behind what they share with their masks, such as _leftImg8bit.png')
-    add('--mask-suffix', metavar='END', help='how names of masks end')
+    add('--mask-suffix', '--depth-suffix', metavar='END', help='how names of masks, or of depth maps, end')
     add('--split-file', metavar='FILE', unset='by --data-format',
         help="list of the images of a split, such as 'ImageSets/Segmentation/{split}.txt'")
     add('--val-share', kind=SHARE, unset='0.2 where there are no splits',
         help='share of the images that is kept for validation where there is no split for it')
     add('--split-seed', kind=number(int, at_least=0), help='which images --val-share takes', unset='0')
+
+
+def add_depth_scale(add: Callable[..., None]) -> None:
+    """Add the option of what depth files hold to a group."""
+    add('--depth-scale', kind=number(float, above=0), unset='1, for floating-point files',
+        help='what the files have for a metre: 256 in KITTI, 1000 where they are millimetres')
 
 
 def add_labels(add: Callable[..., None]) -> None:
@@ -107,6 +115,26 @@ def described(
     return describe_data(
         folder, layout_of(args, otherwise), ignore_index=ignore_index, label_map=args.label_map,
         color_map=args.color_map, bands=args.bands or (), image_scale=args.image_scale)
+
+
+def described_depth(
+        args: argparse.Namespace, folder: str, model: DataDescription | None = None) -> DataDescription:
+    """What the data and the options say of images and depth; where they do not, as a model knows its data."""
+    otherwise = None if model is None else Layout(**model.layout)
+    scale = model.depth_scale if model is not None and args.depth_scale is None else args.depth_scale
+    return describe_depth(folder, layout_of(args, otherwise), scale)
+
+
+def depth_summary(datasets: tuple[DepthFolder, DepthFolder], min_depth: float, max_depth: float) -> tuple[str, bool]:
+    """One line on what was found of images and depth, and whether most of the depth is out of the range."""
+    train_set, val_set = datasets
+    share, counted, nearest, farthest, number = train_set.measured(min_depth, max_depth)
+    unit = f'{train_set.depth_scale:g} for a metre' if train_set.depth_scale else 'in metres'
+    return (
+        f'{train_set.root} is read as {train_set.form} with depth ({unit}), {len(train_set)} images to train on and '
+        f'{len(val_set)} to validate on; {number} depth maps looked at have {nearest:.3g} to {farthest:.3g} m at '
+        f'{share:.1%} of the pixels, {counted:.0%} of that from {min_depth:g} to {max_depth:g} m, which counts',
+        counted < 0.5)
 
 
 def summary(datasets: tuple[SegmentationFolder, SegmentationFolder]) -> str:

@@ -9,8 +9,8 @@ from timm.optim import OptimInfo, get_optimizer_info
 from .data_options import IMAGES, LABELS, LAYOUT
 
 __all__ = [
-    'CLASSIFICATION', 'DEPTH', 'NEEDS', 'NEEDS_OF_CLASSIFICATION', 'NEEDS_OF_SCALES', 'NEEDS_OF_SEGMENTATION', 'Need',
-    'SCALES', 'SEGMENTATION', 'SYNTHETIC', 'warn_of_unused']
+    'CLASSIFICATION', 'DEPTH', 'NEEDS', 'NEEDS_OF_CLASSIFICATION', 'NEEDS_OF_DEPTH', 'NEEDS_OF_SCALES',
+    'NEEDS_OF_SEGMENTATION', 'OF_LAYOUT', 'Need', 'SCALES', 'SEGMENTATION', 'SYNTHETIC', 'warn_of_unused']
 
 _logger = logging.getLogger(__name__)
 
@@ -20,11 +20,12 @@ SYNTHETIC = ('synthetic', 'synthetic-depth')
 CLASSIFICATION = {
     'class_map', 'crop_pct', 'drop', 'gp', 'train_interpolation', 'aa', 'reprob', 'remode', 'recount', 'mixup',
     'cutmix', 'mixup_prob', 'mixup_switch_prob', 'mixup_mode', 'smoothing', 'bce_loss', 'ratio'}
+OF_LAYOUT = frozenset(LAYOUT)
 MASKS = {*LAYOUT, *LABELS, *IMAGES, 'auto', 'ignore_index', 'crops_per_image', 'skip_bad_samples'}
 CROPS = {'rotation', 'elastic', 'class_balanced_crops'}
 SEGMENTATION = MASKS | CROPS | {'seg_loss', 'class_weights', 'scale_target', 'object_share', 'background_classes'}
 SCALES = {'scales', 'scale_weights', 'fade_epochs'}
-DEPTH = {'min_depth', 'max_depth', 'smoothness'}
+DEPTH = {'min_depth', 'max_depth', 'smoothness', 'depth_scale'}
 
 _UPDATES = ('cosine', 'tanh', 'step', 'multistep', 'constant', 'plateau', 'poly', 'wsd', 'rsqrt')  # schedules that do
 
@@ -77,6 +78,10 @@ NEEDS_OF_SEGMENTATION: tuple[Need, ...] = (
      'without --scale-target object'),
     ({'scale_target'}, lambda args: any(_scales(args) or (0, 1)), 'without a coarse scale'),
     ({'train_split', 'val_split'} | MASKS, lambda args: args.dataset not in SYNTHETIC,
+     'with a built-in --dataset'),
+)
+NEEDS_OF_DEPTH: tuple[Need, ...] = (
+    ({'train_split', 'val_split', 'depth_scale', *LAYOUT}, lambda args: args.dataset not in SYNTHETIC,
      'with a built-in --dataset'),
 )
 NEEDS_OF_CLASSIFICATION: tuple[Need, ...] = (

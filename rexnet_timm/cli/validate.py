@@ -17,7 +17,17 @@ from ..deployment.load import HUB, describe, description_of, load_model
 from ..deployment.results import summary_row, write_rows
 from .build import start_process
 from .built_in import PARTS, SETS, add_built_in, built_in_part
-from .data_options import FLAGS, LABELS, add_images, add_labels, add_layout, described, read_as
+from .data_options import (
+    FLAGS,
+    LABELS,
+    add_depth_scale,
+    add_images,
+    add_labels,
+    add_layout,
+    described,
+    described_depth,
+    read_as,
+)
 from .parsing import VIEW, Parser, UsageError, number, one_of, report_errors, views
 
 __all__ = ['main', 'run']
@@ -43,8 +53,9 @@ def create_parser(prog: str = 'rexnet validate') -> Parser:
     add('--split', default='test', help='part that is measured')
     add('-b', '--batch-size', kind=COUNT, default=8, help='images of one size at once in each process')
     add('-j', '--workers', kind=INDEX, default=min(4, os.cpu_count() or 1), help='loading processes of each process')
-    add = parser.group('files of images and masks, where they are not as in training')
+    add = parser.group('files of images and masks, or of images and depth, where they are not as in training')
     add_layout(add)
+    add_depth_scale(add)
     add_labels(add)
     add_images(add, 'as in training')
     add = parser.group('model')
@@ -100,10 +111,12 @@ def _check_task(args: argparse.Namespace, model: Any, description: DataDescripti
 
 
 def _folder(args: argparse.Namespace, description: DataDescription) -> DataDescription | str:
-    """What is validated on: a folder of masks described by the options, and else as the model knows its data."""
+    """What is validated on: a folder described by the options, and else as the model knows its data."""
     folder = args.data if args.data is not None else args.data_dir
-    if description.task != 'segmentation' or not os.path.exists(folder):
+    if description.task == 'classification' or not os.path.exists(folder):
         return folder
+    if description.task == 'depth':
+        return described_depth(args, folder, description)
     data = described(args, folder, otherwise=Layout(**description.layout))
     is_labelled = any(getattr(args, name) is not None for name in LABELS)
     return data if is_labelled else data.labelled_as(description)

@@ -1,11 +1,13 @@
 """Data of the dense tasks: folders of images and masks, the built-in synthetic sets, joint transforms, loaders."""
 from ..errors import DatasetError, sample_error_message
 from .class_loader import create_class_loader
+from .depth_folder import DepthFolder, describe_depth
 from .description import DataDescription, Layout, palette
 from .folder import SegmentationFolder
 from .formats import describe_data
 from .formats.dataset_yaml import write_dataset_yaml
 from .loader import check_batch_size, create_segmentation_loader
+from .stream import verify_shards, write_shards
 from .synthetic import SyntheticShapes
 from .synthetic_depth import SyntheticDepth
 from .transforms import create_depth_transform, create_segmentation_transform
@@ -13,6 +15,7 @@ from .transforms import create_depth_transform, create_segmentation_transform
 __all__ = [
     'DataDescription',
     'DatasetError',
+    'DepthFolder',
     'Layout',
     'SegmentationFolder',
     'SyntheticDepth',
@@ -23,7 +26,10 @@ __all__ = [
     'create_segmentation_loader',
     'create_segmentation_transform',
     'describe_data',
+    'describe_depth',
     'palette',
     'sample_error_message',
+    'verify_shards',
     'write_dataset_yaml',
+    'write_shards',
 ]

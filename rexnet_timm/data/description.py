@@ -16,6 +16,7 @@ from .bands import EIGHT_BITS, Scale, check_bands, scale_of
 
 IMAGE_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.npy')
 MASK_EXTENSIONS = ('.png', '.bmp', '.tif', '.tiff', '.gif', '.npy')
+DEPTH_EXTENSIONS = ('.png', '.tif', '.tiff', '.npy')
 DEFAULT_IGNORE_LABEL = 255
 LARGE_IGNORE_LABEL = 65535  # where 255 is a class
 
@@ -40,9 +41,9 @@ class Layout:
     Attributes:
         data_format: A name of `formats.FORMATS`, or 'auto'.
         image_dir: Folder of the images below the root; `{split}` in it stands for the name of a split.
-        mask_dir: Folder of the masks, likewise.
+        mask_dir: Folder of the masks, or of the depth maps, likewise.
         image_suffix: How the names of images end, behind what they share with their masks, such as `_leftImg8bit.png`.
-        mask_suffix: How the names of masks end.
+        mask_suffix: How the names of masks, or of depth maps, end.
         split_file: List of the images of a split, a name a line, with `{split}` in its path.
         val_share: Share of the images that is kept for validation where there is no validation split; None takes
             `DEFAULT_VAL_SHARE` where there are no splits at all.
@@ -83,7 +84,7 @@ class DataSource:
     format: str
     root: Path
     splits: tuple[str, ...]
-    find: Callable[[str], list[Sample]]
+    find: Callable[[str], Sequence[Sample]]
     kept: float | None = None
 
     def __str__(self) -> str:
@@ -93,7 +94,7 @@ class DataSource:
         """What a split is called here: the asked name, or a synonym such as 'val' for 'validation'; None for none."""
         return next((name for name in split_names(split) if name in self.splits), None)
 
-    def samples(self, split: str) -> list[Sample]:
+    def samples(self, split: str) -> Sequence[Sample]:
         """The pairs of image and mask of a split.
 
         Raises:
@@ -140,6 +141,7 @@ class DataDescription:
         interpolation: How images are resized.
         min_depth: Depth of disparity 1 in metres, for depth.
         max_depth: Depth of disparity 0 in metres, for depth.
+        depth_scale: What the files have for a metre, for depth; None where they are in metres.
         layout: What was said of the layout of the files, by names of `Layout`.
         source: Where the samples are; None in the description of a model.
 
@@ -159,6 +161,7 @@ class DataDescription:
     interpolation: str = 'bilinear'
     min_depth: float | None = None
     max_depth: float | None = None
+    depth_scale: float | None = None
     label_map: tuple[tuple[int, int], ...] = ()
     color_map: tuple[tuple[tuple[int, int, int], int], ...] = ()
     foreground: int = 1

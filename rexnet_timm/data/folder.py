@@ -28,7 +28,7 @@ from .images import (
     read_image,
 )
 from .labels import HIGHEST, LOWEST
-from .masks import MaskReader, count_labels, foreground_value, mask_size
+from .masks import MaskReader, Masks, count_labels, foreground_value, mask_size
 from .survey import percentiles, sample_values, statistics, survey
 from .transforms import RandomScaleCrop, Resize
 
@@ -152,7 +152,7 @@ class SegmentationFolder(Dataset):
         self._statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
         root = replace(root, in_chans=self.in_chans, image_scale=self._scale(images, root.bands, found.scale))
         names = _fitting_names(root, num_classes)
-        masks = [mask for _, mask in self._pairs]
+        masks = Masks(self._pairs)
         self.foreground = 1
         if num_classes <= 2 and not is_mapped:
             self.foreground = foreground_value(masks, ignore_index)
@@ -224,7 +224,7 @@ class SegmentationFolder(Dataset):
         """
         if not self._read.table.is_mapped:
             return {}, 0
-        counts, number = count_labels([mask for _, mask in self._pairs], self._read.colors)
+        counts, number = count_labels(Masks(self._pairs), self._read.colors)
         data = self.description
         listed = {label for label, _ in data.label_map} or {label for _, label in data.color_map}
         total = sum(counts.values())
@@ -311,6 +311,8 @@ class SegmentationFolder(Dataset):
         resized = [step.size for step in getattr(self.transform, 'transforms', ()) if isinstance(step, Resize)]
         if resized:
             return resized[-1:] * len(self)
+        if hasattr(self._pairs, 'sizes'):  # which an index tells
+            return self._pairs.sizes()
         sizes = []
         for path, _ in self._pairs:
             header = read_header(path, 'image')
@@ -359,16 +361,19 @@ def turned_with(image: Any, mask: Any, labels: np.ndarray) -> np.ndarray:
     return turned(labels, read_header(image, 'image').orientation)
 
 
-def refuse_sizes(image: Path, mask: Path, image_size: Sequence[int], mask_size: Sequence[int]) -> None:
-    """Raise DatasetError for an image and a mask of different sizes, (height, width), with what may be the reason."""
+def refuse_sizes(
+        image: Path, mask: Path, image_size: Sequence[int], mask_size: Sequence[int], kind: str = 'mask') -> None:
+    """Raise DatasetError for an image and a mask, or a depth map, of different sizes, (height, width), with what may be
+    the reason.
+    """
     shown = [f'{width} x {height}' for height, width in (image_size, mask_size)]
-    remedy = 'resize the mask by nearest neighbour, or export it again at the size of the image'
+    remedy = f'resize the {kind} by nearest neighbour, or export it again at the size of the image'
     has_header = not hasattr(mask, 'labels') and mask.suffix.lower() != ARRAY_EXTENSION
-    if has_header and tuple(image_size) == tuple(mask_size)[::-1] and read_header(mask, 'mask').turned:
+    if has_header and tuple(image_size) == tuple(mask_size)[::-1] and read_header(mask, kind).turned:
         remedy = f'{mask} has an EXIF orientation, by which it is shown turned, and {image} fits it as stored: ' \
-            'remove the orientation from the mask, or turn the image as the mask is shown'
+            f'remove the orientation from the {kind}, or turn the image as the {kind} is shown'
     raise DatasetError(
-        f'Image and mask must have the same size: {image} is {shown[0]} but {mask} is {shown[1]} (width x height); '
+        f'Image and {kind} must have the same size: {image} is {shown[0]} but {mask} is {shown[1]} (width x height); '
         f'{remedy}.')
 
 

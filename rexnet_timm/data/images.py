@@ -342,6 +342,8 @@ def check_image_header(
 
 def convert(image: Image.Image, in_chans: int) -> Image.Image:
     """A picture of 8 bits a channel with 1 (grey), 3 (RGB) or 4 (RGBA) channels. ValueError where Pillow cannot."""
+    if image.mode == IMAGE_MODES[in_chans]:
+        return image  # of which Pillow would make a copy
     # Pillow converts LAB only to RGB, and would warn of a palette's transparency that is left out.
     between = {'LAB': 'RGB', 'P': 'RGBA'}.get(image.mode)
     image = image.convert(between) if between else image

@@ -10,7 +10,7 @@ from.
 """
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from .images import Header, TooLargeError, decode, max_pixels, read_header
 from .labels import HIGHEST, INVALID, LOWEST, ColorTable, LabelTable, color_keys
 
 __all__ = [
-    'ColoredMaskError', 'MaskReader', 'check_mask_header', 'count_labels', 'foreground_value', 'found_colors',
+    'ColoredMaskError', 'MaskReader', 'Masks', 'check_mask_header', 'count_labels', 'foreground_value', 'found_colors',
     'mask_size', 'stored_labels']
 
 # Modes whose pixels are one number: 1 bit, grey, palette (the index is the label), 16 and 32 bit integers.
@@ -216,8 +216,22 @@ def found_colors(paths: Sequence[Path], most: int = 4096) -> dict[tuple[int, int
     return dict(total.most_common())
 
 
-def _shuffled(masks: Sequence[Any]) -> list[Any]:
-    return random.Random(0).sample(list(masks), len(masks))
+class Masks(Sequence[Any]):
+    """The masks of samples, each when it is asked for."""
+
+    def __init__(self, samples: Sequence[tuple[Any, Any]]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.samples[index][1]
+
+
+def _shuffled(masks: Sequence[Any], most: int | None = None) -> Iterator[Any]:
+    order = random.Random(0).sample(range(len(masks)), len(masks))
+    return (masks[index] for index in order[:most])
 
 
 def foreground_value(paths: Sequence[Any], ignore_index: int | None) -> int:
@@ -268,7 +282,7 @@ def count_labels(
     """
     total: Counter[int] = Counter()
     number = 0
-    for mask in _shuffled(masks)[:most]:
+    for mask in _shuffled(masks, most):
         try:
             labels = stored_labels(mask, colors)
         except DatasetError:

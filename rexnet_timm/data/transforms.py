@@ -20,6 +20,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from .color import RgbJitter
 from .description import DEFAULT_IGNORE_LABEL
 
 # v2's NEAREST reads the pixel at a cell's corner, up to half a pixel off what the other modes read around its centre;
@@ -71,6 +72,44 @@ class Resize(nn.Module):
 def _fill_of(image: torch.Tensor, fill: Sequence[float]) -> list[float]:
     """Values of padding, 0 to 255, as an image has them."""
     return [round(value) if image.dtype == torch.uint8 else value / 255 for value in fill]
+
+
+class ResizeDepth(Resize):
+    """Resize image and depth map to one size, whatever their shape.
+
+    Depths are those of measured pixels, never means of several, which would lie between an object and what is behind
+    it, or between a depth and none. Where the pixel at the centre of a cell was not measured, the measured one in the
+    cell that is nearest to its centre counts: of a sparse depth map most would otherwise be lost.
+    """
+
+    def forward(self, image: tv_tensors.Image, depth: tv_tensors.Mask) -> Pair:
+        resized, nearest = super().forward(image, depth)
+        if nearest.shape != depth.shape:
+            nearest = tv_tensors.wrap(_filled_from_cells(
+                nearest.as_subclass(torch.Tensor), depth.as_subclass(torch.Tensor)), like=depth)
+        return resized, nearest
+
+
+def _filled_from_cells(nearest: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
+    """(h, w) with the zeros that have a value in their cell of (H, W) filled by the one nearest to the cell's centre.
+
+    Of equally near ones it is the first; whole numbers tell that exactly.
+    """
+    (height, width), (rows, columns) = depth.shape, nearest.shape
+    y, x = depth.nonzero(as_tuple=True)
+    row, column = (2 * y + 1) * rows // (2 * height), (2 * x + 1) * columns // (2 * width)
+    cell, values, filled = row * columns + column, depth[y, x], nearest.flatten().clone()
+    hole = filled[cell] == 0
+    # from the cell's centre, in units of 1 / (2 * rows) and 1 / (2 * columns) pixels, and then of the product of both
+    down, right = (2 * y + 1) * rows - (2 * row + 1) * height, (2 * x + 1) * columns - (2 * column + 1) * width
+    distance = ((down * columns).square() + (right * rows).square())[hole]
+    cell, values = cell[hole], values[hole]
+    least = distance.new_full(filled.shape, 2 ** 62).scatter_reduce(0, cell, distance, 'amin')
+    cell, values = (part[distance == least[cell]] for part in (cell, values))
+    order = torch.arange(len(cell))
+    first = order.new_full(filled.shape, len(cell)).scatter_reduce(0, cell, order, 'amin')[cell] == order
+    filled[cell[first]] = values[first]
+    return filled.view_as(nearest)
 
 
 class RandomScaleCrop(nn.Module):
@@ -280,16 +319,16 @@ class ColorJitter(nn.Module):
     def __init__(self, color_jitter: float, has_colors: bool = True) -> None:
         super().__init__()
         self.strength, self.has_colors = color_jitter, has_colors
-        self.jitter = v2.ColorJitter(color_jitter, color_jitter, color_jitter, min(color_jitter * _HUE_SHARE, 0.5))
+        self.of_colors = RgbJitter(color_jitter, min(color_jitter * _HUE_SHARE, 0.5))
 
     def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
         planes, parts = image.as_subclass(torch.Tensor), []
         if self.has_colors and len(planes) >= 3 and planes.dtype == torch.uint8:
-            parts.append(self.jitter(tv_tensors.wrap(planes[:3], like=image)).as_subclass(torch.Tensor))
+            parts.append(self.of_colors(planes[:3]))
             planes = planes[3:]
         if len(planes):
             parts.append(self._brightness_and_contrast(planes))
-        return tv_tensors.wrap(torch.cat(parts), like=image), mask
+        return tv_tensors.wrap(torch.cat(parts) if len(parts) > 1 else parts[0], like=image), mask
 
     def _brightness_and_contrast(self, planes: torch.Tensor) -> torch.Tensor:
         # v2 takes one or three channels only, and would cut floats off at 0 and 1
@@ -462,8 +501,8 @@ def create_depth_transform(
         std: Standard deviation of each channel, likewise.
         hflip: Probability of mirroring left and right.
         color_jitter: Strength of the change of brightness, contrast and saturation, 0 for none to 1.
-        interpolation: Of images: 'nearest', 'bilinear' or 'bicubic'. Depth is always resized by nearest neighbour, so
-            that no depth between an object and what is behind it is invented.
+        interpolation: Of images: 'nearest', 'bilinear' or 'bicubic'. Depth is resized as `ResizeDepth` says, so that
+            none is invented and little of a sparse one is lost.
         in_chans: Channels of the images.
 
     Returns:
@@ -477,7 +516,7 @@ def create_depth_transform(
     mean, std = _channel_values('mean', mean, in_chans), _channel_values('std', std, in_chans)
     steps: list[nn.Module] = []
     if img_size is not None:
-        steps.append(Resize(img_size, interpolation))
+        steps.append(ResizeDepth(img_size, interpolation))
     if is_training and hflip > 0:
         steps.append(v2.RandomHorizontalFlip(hflip))
     if is_training and color_jitter > 0:

@@ -15,13 +15,15 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resize
 
 from ..data.description import DataDescription
 from ..grid import enlarge
 
 __all__ = [
-    'Piece', 'Source', 'check_views', 'class_probabilities', 'class_votes', 'count_windows', 'disparities', 'infer',
-    'infer_pieces', 'normalize', 'only_size', 'read_ahead', 'windows']
+    'Piece', 'Source', 'at_trained_size', 'check_views', 'class_probabilities', 'class_votes', 'count_windows',
+    'depth_at', 'disparities', 'infer', 'infer_pieces', 'normalize', 'only_size', 'read_ahead', 'windows']
 
 FLIPS = {'h': (-1,), 'v': (-2,), 'hv': (-2, -1)}
 MIN_SIZE = 32  # height and width that every network takes
@@ -98,6 +100,30 @@ def disparities(output: Any, size: tuple[int, int]) -> torch.Tensor:
             f'The network must return disparities (N, 1, {size[0]}, {size[1]}) for an input of that size, got '
             f'{tuple(output.shape)}: check that it is a network of depth.')
     return output.float()
+
+
+def at_trained_size(images: torch.Tensor, description: DataDescription) -> torch.Tensor:
+    """Whole images of a depth network, resized as in training: what depth an appearance means depends on its size.
+
+    Args:
+        images: (..., channels, H, W), uint8 or floating-point.
+        description: What the network knows of its data.
+
+    Returns:
+        The images at the description's `input_size`; as they are where it has none.
+    """
+    size = description.input_size
+    if size is None or tuple(images.shape[-2:]) == tuple(size):
+        return images
+    mode = 'nearest-exact' if description.interpolation == 'nearest' else description.interpolation
+    return resize(images, list(size), InterpolationMode(mode), antialias=True)
+
+
+def depth_at(depth: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Depth (N, h, w) of whole images at another size (H, W): its inverse, and so the disparity, is interpolated."""
+    if tuple(depth.shape[-2:]) == tuple(size):
+        return depth
+    return 1 / F.interpolate(1 / depth[:, None], size, mode='bilinear')[:, 0]
 
 
 def class_votes(classes: torch.Tensor, size: tuple[int, int], num_classes: int) -> torch.Tensor:

@@ -27,9 +27,11 @@ from ..errors import DatasetError
 from ..files import atomic_path
 from .inference import (
     FLIPS,
+    at_trained_size,
     check_views,
     class_probabilities,
     class_votes,
+    depth_at,
     disparities,
     infer_pieces,
     normalize,
@@ -196,7 +198,8 @@ class Predictor:
     """Predicts single images with a trained model.
 
     Images are given to the model as in training: with its mean, standard deviation, range of values and channels, at
-    their own size for masks and depth, and resized and cropped by timm's rule for classes.
+    their own size for masks, at the size of the training for depth, whose map is enlarged again (in tiles, and where
+    the model does not know that size: at their own), and resized and cropped by timm's rule for classes.
 
     Args:
         model: A network of `load_model`, or any other of which `description_of` finds what it needs. It is set to
@@ -250,6 +253,7 @@ class Predictor:
             raise ValueError('A classifier must return logits, and this file returns the class: export it with logits.')
         if tile is None and self.task != 'classification':
             tile = size
+        self.sees_whole = self.task == 'depth' and tile in (None, size)
         self.views = dict(tile=tile, overlap=overlap, flips=tuple(flips), zooms=tuple(zooms))
         self.keep_probabilities = keep_probabilities
         self.transform = None
@@ -364,6 +368,11 @@ class Predictor:
             probabilities=maps.cpu().numpy() if keep else None)
 
     def _dense(self, image: torch.Tensor) -> Prediction:
+        if self.sees_whole and self.description.input_size is not None:
+            resized = at_trained_size(image, self.description)
+            if resized is not image:
+                depth = depth_at(torch.from_numpy(self._dense(resized).depth)[None], tuple(image.shape[-2:]))
+                return Prediction(image, self.description, depth=depth[0].numpy())
         whole: dict[str, np.ndarray] = {}
         for top, left, part, _ in self.pieces(image, self.keep_probabilities):
             for name in ('mask', 'probabilities', 'depth'):

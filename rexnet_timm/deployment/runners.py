@@ -12,6 +12,7 @@ from ..data import DataDescription
 from ..data.bands import as_uint8
 from ..disparity import disparity_to_depth
 from ..grid import enlarge
+from .inference import at_trained_size, depth_at
 from .pictures import colorize, colorize_depth, error_map, to_picture
 from .samples import num_classes_of
 from .scores import ClassScores, DepthScores, Scores, SegmentationScores
@@ -219,7 +220,7 @@ class _Depth(Runner):
         return DepthScores(*self.range)
 
     def run(self, batch: Sequence[tuple[int, torch.Tensor, Any]]) -> Iterator[tuple[int, Any, dict[int | None, tuple]]]:
-        images = self.stack([image for _, image, _ in batch])
+        images = self.stack([at_trained_size(image, self.description) for _, image, _ in batch])
         with self.autocast():
             output = self.model(images)
         scale = 0
@@ -228,8 +229,13 @@ class _Depth(Runner):
             output = output['disp', scale]
         depth = disparity_to_depth(enlarge(output.float(), scale, tuple(images.shape[-2:]))[:, 0], *self.range)
         for place, (index, image, target) in enumerate(batch):
-            height, width = image.shape[-2:]
-            yield index, target.to(self.device), {FINEST: (depth[place, :height, :width],)}
+            height, width = self.description.input_size or tuple(image.shape[-2:])
+            of_image = depth_at(depth[place:place + 1, :height, :width], tuple(image.shape[-2:]))[0]
+            yield index, target.to(self.device), {FINEST: (of_image,)}
+
+    def padded(self, size: Size) -> Size:
+        # at the size of the training, whatever their own
+        return super().padded(self.description.input_size or size)
 
     def caption(self, row: dict[str, Any]) -> str:
         return f'{row["image"]}    AbsRel {row["abs_rel"]:.3f}'

@@ -13,7 +13,15 @@ from timm.data import create_dataset, create_transform
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from ..data import DataDescription, DatasetError, Layout, SegmentationFolder, describe_data
+from ..data import (
+    DataDescription,
+    DatasetError,
+    DepthFolder,
+    Layout,
+    SegmentationFolder,
+    describe_data,
+    describe_depth,
+)
 from ..data.formats import holds_masks, names_of_file
 from ..data.transforms import ToNormalizedTensor
 from ..errors import first_lines
@@ -94,10 +102,12 @@ def samples_of(model: nn.Module, description: DataDescription, data: Any, split:
         ValueError: Data of another task or of other classes; a DatasetError names the folder.
     """
     is_folder = isinstance(data, (str, os.PathLike))
-    if isinstance(data, DataDescription) and description.task != 'segmentation':
+    if isinstance(data, DataDescription) and (
+            data.task != description.task or description.task == 'classification'):
         raise ValueError(
-            f'A description is of images and masks, and the model is for {description.task}: pass its folder.')
-    if is_folder and not (os.path.isdir(data) or (description.task == 'segmentation' and os.path.isfile(data))):
+            f'The description is of data for {data.task}, and the model is for {description.task}: pass the folder of '
+            'its data.')
+    if is_folder and not (os.path.isdir(data) or (description.task != 'classification' and os.path.isfile(data))):
         raise DatasetError(f'The data must be a folder: {os.fspath(data)} does not exist or is no folder.')
     takes_uint8 = getattr(model, 'takes_uint8', False)
     if description.task == 'classification':
@@ -106,9 +116,9 @@ def samples_of(model: nn.Module, description: DataDescription, data: Any, split:
         samples = Samples(dataset, _PrepareClass(description, takes_uint8), description)
     elif description.task == 'depth':
         if is_folder:
-            raise ValueError(
-                f'The model predicts depth, and a folder, {os.fspath(data)!r}, has none: pass as data a data set of '
-                'images and depths, such as SyntheticDepth.')
+            data = describe_depth(data, Layout(**description.layout), description.depth_scale)
+        if isinstance(data, DataDescription):
+            data = DepthFolder(data, split, in_chans=description.in_chans)
         samples = Samples(data, _PrepareDense(description, takes_uint8, torch.float32), description)
     else:
         if is_folder:

@@ -59,6 +59,23 @@ def _files_of(loader: Iterable[Batch], batches: Iterable[int]) -> str:
     return f' Its images: {", ".join(names[:16])}{", ..." if len(names) > 16 else ""}.'
 
 
+class _Waiting:
+    """The batches of a loader, and the seconds for which they were waited."""
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        self.loader, self.seconds = loader, 0.
+
+    def __iter__(self) -> Iterator[Any]:
+        iterator, end = iter(self.loader), object()
+        while True:
+            start = time.perf_counter()
+            batch = next(iterator, end)
+            self.seconds += time.perf_counter() - start
+            if batch is end:
+                return
+            yield batch
+
+
 def train_one_epoch(
         task: TrainingTask,
         loader: Iterable[Batch],
@@ -124,7 +141,8 @@ def train_one_epoch(
     start, first = time.perf_counter(), state.batch
     is_left = first < num_batches
 
-    for batch_idx, batch in enumerate(_batches(loader, epoch, first) if is_left else (), first):
+    waiting = _Waiting(_batches(loader, epoch, first) if is_left else ())
+    for batch_idx, batch in enumerate(waiting, first):
         input, target = _to_device(batch, task.device, channels_last)
         _seed_batch(seed, epoch, batch_idx, state.rank, 0)
         if mixup_fn is not None:
@@ -169,6 +187,10 @@ def train_one_epoch(
         if need_update and after_update is not None:
             after_update(num_updates)
     bar.close()
+    if primary and is_left:
+        seconds = time.perf_counter() - start
+        _logger.info(f'Train {epoch} took {seconds:.1f} s, of which {waiting.seconds:.1f} s '
+                     f'({waiting.seconds / seconds:.0%}) were spent waiting for data')
     return state.averages.compute()
 
 

@@ -64,7 +64,7 @@ def content(root: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize('words, message', [
     # a checkpoint of another task
-    (('validate', 'good', *DEPTH, *MEASURE), "The model predicts depth, and a folder, 'good', has none"),
+    (('validate', 'good', *DEPTH, *MEASURE), 'No folders of images and depth maps for split'),
     (('validate', 'good', *SORTS, *MEASURE), 'tells classes of images, and good has images with masks'),
     (('validate', 'classes', *MASKS, '--split', 'validation', *MEASURE),
      'No folders of images and masks for split "validation": classes has the folders train, validation.'),

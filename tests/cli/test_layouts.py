@@ -81,6 +81,52 @@ def test_one_command_trains_and_the_rest_follows(name, tmp_path, caplog, monkeyp
     assert set(classes) <= set(results['classes'])
 
 
+def kitti(path: Path, metres: np.ndarray) -> None:
+    Image.fromarray(np.rint(metres * 256).astype(np.uint16)).save(path)
+
+
+DEPTH = ('--model rexdepth --rex-width-mult 0.25 --rex-depth-mult 0.2 --input-size 3 32 64 --min-depth 1 --max-depth '
+         '80 --batch-size 2 --workers 0 --opt adamw --lr 5e-3 --warmup-epochs 0 --device cpu --experiment run').split()
+
+
+def test_depth_trains_by_one_command_and_the_rest_follows(tmp_path, caplog):
+    data = trees.depth(tmp_path / 'set', 'image_2/{split}/{name}.png', 'gt/{split}/{name}.png', kitti, size=(60, 128))
+    words = ['--image-dir', 'image_2/{split}', '--depth-dir', 'gt/{split}', '--depth-scale', '256']
+    run, files = tmp_path / 'run', ['--epochs', '2', '--output', str(tmp_path)]
+    with caplog.at_level('INFO'):
+        assert main(['train', str(data), *DEPTH, *words, *files]) == 0
+    assert re.search(r'with depth \(256 for a metre\), 3 images to train on and 3 to validate on; 3 depth maps looked '
+                     r'at have 2 to 60 m at \d+\.\d% of the pixels, 100% of that from 1 to 80 m', caplog.text)
+    assert float(summary(run)[-1]['eval_rmse']) < 60
+    description = load_model(run).description
+    assert description.depth_scale == 256 and description.layout['mask_dir'] == 'gt/{split}'
+
+    common = ['--checkpoint', str(run), '--device', 'cpu']
+    assert main(['validate', str(data), '--split', 'val', '--workers', '0', *common]) == 0
+    results = json.loads((run / 'validate-val' / 'results.json').read_text())
+    image = data / 'image_2' / 'val' / 'val00.png'
+    assert main(['predict', str(image), '--output', str(tmp_path / 'out'), '--depth-format', 'tiff', *common]) == 0
+    depth = np.array(Image.open(tmp_path / 'out' / 'val00.tif'))
+    truth = np.rint(trees.depth_picture(100, (60, 128))[1] * 256) / 256
+    error = np.abs(depth - truth)[truth > 0] / truth[truth > 0]
+    with open(run / 'validate-val' / 'per_image.csv') as file:
+        row = next(csv.DictReader(file))
+    assert row['image'] == 'val00.png' and float(row['abs_rel']) == pytest.approx(error.mean(), rel=2e-3)
+    assert results['images'] == 3
+
+
+@pytest.mark.parametrize('words, message', [
+    ([], 'needs its unit: .* has values up to 15360 of 16 bits; pass --depth-scale 256 where they are those of KITTI'),
+    (['--depth-scale', '0'], '--depth-scale must be above 0, got 0.0'),
+    (['--depth-scale', '256', '--data-format', 'voc'], "--data-format must be folders, or left out, .* got 'voc'"),
+    (['--depth-scale', '256', '--depth-dir', 'd/{split}'], 'belong together, got only --mask-dir'),
+])
+def test_mistakes_with_depth_files_end_with_one_line(words, message, tmp_path, capsys):
+    data = trees.depth(tmp_path / 'set', '{split}/images/{name}.png', '{split}/depth/{name}.png', kitti)
+    assert main(['train', str(data), *DEPTH, '--output', str(tmp_path), *words]) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
 def predicted(run: Path, image: Path, output: Path, *words: str) -> Image.Image:
     common = ['--checkpoint', str(run), '--output', str(output), '--device', 'cpu']
     assert main(['predict', str(image), *common, *words]) == 0
@@ -187,9 +233,11 @@ def test_a_map_of_ones_own_on_a_known_tree_is_followed(tmp_path):
 
 def test_the_commands_of_the_documentation_parse():
     text = (ROOT / 'docs' / 'data.md').read_text()
-    (block,) = re.findall(r'```bash\n(.*?)```', text, re.DOTALL)
-    commands = [shlex.split(line) for line in block.replace('\\\n', ' ').splitlines()]
-    assert [parse_train_args(words[2:]).image_dir for words in commands] == ['leftImg8bit/{split}', 'photos', 'photos']
+    blocks = re.findall(r'```bash\n(.*?)```', text, re.DOTALL)
+    commands = [shlex.split(line) for block in blocks for line in block.replace('\\\n', ' ').splitlines()]
+    commands = [parse_train_args(words[2:]) for words in commands if words[1] == 'train']
+    assert [args.image_dir for args in commands[:3]] == ['leftImg8bit/{split}', 'photos', 'photos']
+    assert [args.depth_scale for args in commands if args.model == 'rexdepth_1_0'] == [256, 256, 1000]
 
 
 def test_options_on_files_are_told_where_nothing_reads_them(tmp_path, caplog):

@@ -106,7 +106,7 @@ def test_options_of_a_depth_run(tmp_path):
 
 
 @pytest.mark.parametrize('args, message', [
-    (['--dataset', 'synthetic'], 'learns depth, got --dataset synthetic: pass --dataset synthetic-depth, or a model'),
+    (['--dataset', 'synthetic'], 'learns depth, got --dataset synthetic: give a folder of images and depth, --dataset'),
     (['--num-classes', '3'], 'no classes, got --num-classes 3: leave it out'),
     (['--model', 'rexnetv1_unet'], 'has depth and no classes, got --model rexnetv1_unet for segmentation: pass --mod'),
     (['--model', 'rexnetv1'], 'got --model rexnetv1 for classification: pass --model rexdepth_1_0'),
@@ -129,7 +129,8 @@ def test_mistakes_with_depth_end_with_one_line(args, message, tmp_path, capsys):
 def test_a_depth_model_and_a_folder_of_masks_do_not_fit(mask_folder, tmp_path, capsys):
     assert train.main([str(mask_folder), *depth_arguments(tmp_path)[2:]]) == 2
     error = capsys.readouterr().err
-    assert f'learns depth, got the folder {str(mask_folder)!r}: pass --dataset synthetic-depth, or a model' in error
+    assert f'learns depth, and {str(mask_folder)!r} holds images with masks (' in error
+    assert 'pass a model such as rexnetv1_unet_1_0, or name the folders by --image-dir and --depth-dir.' in error
 
 
 @pytest.mark.parametrize('model', [

@@ -9,6 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+import trees
 from networks import with_statistics
 from PIL import Image
 from running import on_ranks, write_class_folder
@@ -20,6 +21,7 @@ from rexnet_timm.data.loader import create_segmentation_loader
 from rexnet_timm.data.transforms import create_segmentation_transform
 from rexnet_timm.deployment.evaluate import evaluate
 from rexnet_timm.deployment.load import describe
+from rexnet_timm.deployment.predict import predict
 from rexnet_timm.grid import enlarge
 from rexnet_timm.training.engine import evaluate as evaluate_task
 from rexnet_timm.training.metrics import ConfusionMatrix
@@ -206,10 +208,60 @@ def test_a_wrong_call_is_refused(tmp_path):
     with pytest.raises(ValueError, match='batch_size must be at least 1, got 0'):
         evaluate(Brightness(), folder(tmp_path), batch_size=0)
     depth = describe(rexnet_timm.ReXDepth(0.25, 0.2), DataDescription(task='depth'))
-    with pytest.raises(ValueError, match='a folder, .* has none: pass as data a data set'):
+    with pytest.raises(ValueError, match='No folders of images and depth maps for split "test"'):
         evaluate(depth, tmp_path)
     with pytest.raises(ValueError, match='are for segmentation, and the model is for depth'):
         evaluate(depth, SyntheticDepth(1), flips=('h',))
+
+
+def test_errors_of_sparse_depth_are_those_of_an_oracle(tmp_path):
+    """AbsRel, RMSE and deltas in metres over the measured pixels of all images, at the images' own sizes."""
+    class Brightness(torch.nn.Module):
+        def forward(self, x):
+            return {('disp', 0): (x.mean(1, keepdim=True) * 0.3).clamp(0.01, 0.9)}
+
+    sizes = [(40, 48), (30, 56), (40, 48)]
+    root, errors = tmp_path / 'set', []
+    for index, size in enumerate(sizes):
+        pixels, metres = trees.depth_picture(index, size)
+        metres = np.rint(metres * 256) / 256
+        trees.save(root / f'test/images/{index}.png', pixels)
+        (root / 'test/depth').mkdir(exist_ok=True)
+        Image.fromarray((metres * 256).astype(np.uint16)).save(root / f'test/depth/{index}.png')
+        disparity = np.clip(pixels.mean(-1) / 255 * 0.3, 0.01, 0.9)
+        predicted = 1 / (1 / 50 + disparity * (1 / 1 - 1 / 50))
+        counts = (metres >= 1) & (metres <= 50)  # neither holes nor what is farther
+        errors.append(np.stack([predicted[counts], metres[counts]]))
+    predicted, metres = np.concatenate(errors, axis=1)
+    ratio = np.maximum(predicted / metres, metres / predicted)
+    expected = {
+        'abs_rel': np.mean(np.abs(predicted - metres) / metres), 'rmse': np.sqrt(np.mean((predicted - metres) ** 2)),
+        **{f'delta{power}': 100 * np.mean(ratio < 1.25 ** power) for power in (1, 2, 3)}}
+    known = DataDescription(
+        task='depth', min_depth=1., max_depth=50., depth_scale=256, mean=(0.,) * 3, std=(1.,) * 3)
+    for batch_size in (1, 8):
+        results = evaluate(describe(Brightness(), known), root, batch_size=batch_size)
+        assert {name: results[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert [row['pixels'] for row in results['per_image']] == [part.shape[1] for part in errors]
+
+
+def test_depth_is_predicted_at_the_size_of_the_training_and_measured_at_that_of_the_image(tmp_path):
+    class Rows(torch.nn.Module):
+        """Disparity from the size that it sees: rows and columns are as in training, or the answer is wrong."""
+        def forward(self, x):
+            assert tuple(x.shape[-2:]) == (32, 64)
+            return {('disp', 0): torch.linspace(0.2, 0.8, 32)[None, None, :, None].expand(len(x), 1, 32, 64)}
+
+    root = trees.depth(tmp_path, '{split}/images/{name}.png', '{split}/depth/{name}.npy', np.save, size=(64, 96))
+    known = DataDescription(task='depth', min_depth=1., max_depth=100., input_size=(32, 64))
+    model = describe(Rows(), known)
+    results = evaluate(model, root, 'val')
+    rows = np.interp((np.arange(64) + 0.5) / 2 - 0.5, np.arange(32), np.linspace(0.2, 0.8, 32))[:, None]
+    depth = np.repeat(1 / (0.01 + rows * 0.99), 96, axis=1)
+    truth = [trees.depth_picture(100 + index, (64, 96))[1] for index in range(3)]
+    expected = np.concatenate([(np.abs(depth - metres) / np.where(metres, metres, 1))[metres > 0] for metres in truth])
+    assert results['abs_rel'] == pytest.approx(expected.mean(), rel=1e-5)
+    np.testing.assert_allclose(predict(model, root / 'val/images/val00.png').depth, depth, rtol=1e-5)
 
 
 def test_a_network_that_chooses_the_class_has_no_calibration(tmp_path):

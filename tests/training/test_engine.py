@@ -1,5 +1,7 @@
 """The loop and the tasks, on one process; several are in test_distributed.py."""
 import math
+import re
+import time
 
 import pytest
 import timm
@@ -67,6 +69,25 @@ def test_segmentation_learns():
         metrics = train_one_epoch(task, batches, optimizer, epoch)
     assert metrics['loss'] < 0.3 and metrics['loss_scale_0'] < 0.3
     assert evaluate(task, batches)['miou'] > 90
+
+
+def test_the_time_spent_waiting_for_data_is_told(caplog):
+    class Slow(list):
+        def __iter__(self):
+            for batch in super().__iter__():
+                time.sleep(0.1)
+                yield batch
+
+    task = segmentation_task()
+    with caplog.at_level('INFO'):
+        train_one_epoch(task, Slow(segmentation_batches(3)), optimizer_of(task), 7, progress=True)
+        train_one_epoch(task, segmentation_batches(3), optimizer_of(task), 8)
+        train_one_epoch(task, segmentation_batches(1), optimizer_of(task), 9, primary=False)
+    told = [re.match(r'Train (\d) took ([\d.]+) s, of which ([\d.]+) s \((\d+)%\) were spent waiting for data', message)
+            for message in caplog.messages]
+    (seven, eight) = [tuple(map(float, match.groups())) for match in told if match]
+    assert seven[0] == 7 and 0.3 <= seven[2] <= seven[1] and seven[3] == pytest.approx(100 * seven[2] / seven[1], abs=9)
+    assert eight[0] == 8 and eight[2] < 0.1
 
 
 def test_timms_classification_task_trains_in_the_same_loop():

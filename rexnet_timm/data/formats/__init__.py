@@ -13,6 +13,7 @@ from ...errors import DatasetError, near_names
 from ..bands import check_bands, scale_of
 from ..description import DataDescription, DataSource, Layout, split_names
 from ..labels import LabelMap, color_table, label_map_of, read_text
+from ..stream import MANIFEST, describe_shards
 from .dataset_yaml import FILE_NAME, DatasetFile, is_dataset_yaml, read_dataset_yaml
 from .drawn import coco, coco_panoptic, yolo
 from .folders import divided, flat_folders, folder_pairs, folders, mmsegmentation
@@ -35,6 +36,7 @@ class Format(NamedTuple):
 
 # In the order in which a folder is tried; the last one takes all others
 FORMATS: dict[str, Format] = {
+    'shards': Format(describe_shards, f'{MANIFEST}, as rexnet shards writes it'),
     'voc': Format(voc, 'JPEGImages, SegmentationClass and ImageSets/Segmentation'),
     'cityscapes': Format(cityscapes, 'leftImg8bit and gtFine'),
     'ade20k': Format(ade20k, 'images, annotations and objectInfo150.txt'),
@@ -116,6 +118,8 @@ def _detect(root: Path, layout: Layout) -> DataDescription:
     if name not in ('auto', *FORMATS):
         raise ValueError(
             f'data_format must be auto or one of {", ".join(FORMATS)}, got {name!r}.{near_names(name, FORMATS)}')
+    if name == 'auto' and (root / MANIFEST).is_file():  # whatever is known of files that became these
+        name = 'shards'
     if layout.image_dir is not None and name == 'auto':
         name = 'folders'
     if name == 'auto':

@@ -20,7 +20,7 @@ from ..labels import read_text
 FILE_NAME = 'dataset.yaml'
 
 _LAYOUT_KEYS = tuple(item.name for item in fields(Layout))
-_VALUE_KEYS = ('class_names', 'colors', 'ignore_index', 'bands', 'image_scale')
+_VALUE_KEYS = ('class_names', 'colors', 'ignore_index', 'bands', 'image_scale', 'depth_scale')
 KEYS = ('root', *_LAYOUT_KEYS, *_VALUE_KEYS, 'label_map', 'color_map')
 _TEXTS = {'root', 'data_format', 'image_dir', 'mask_dir', 'image_suffix', 'mask_suffix', 'split_file'}
 _YOLO_KEYS = {'names', 'nc', 'train', 'val', 'path', 'masks_dir'}
@@ -38,6 +38,7 @@ class DatasetFile:
         ignore_index: Label that does not count; None where it does not say.
         bands: Numbers of the bands that are read; empty where it does not say.
         image_scale: What values of images are scaled by; None where it does not say.
+        depth_scale: Of depth maps, what they have for a metre; None where it does not say.
         label_map: As `labels.label_map_of` takes it; None for none.
         color_map: As `labels.color_table` takes it; None for none.
     """
@@ -48,6 +49,7 @@ class DatasetFile:
     ignore_index: int | None = None
     bands: tuple[int, ...] = ()
     image_scale: Scale | str | None = None
+    depth_scale: float | None = None
     label_map: Any = None
     color_map: Any = None
 
@@ -113,6 +115,10 @@ def _value(key: str, value: Any) -> Any:
         return check_bands(value if isinstance(value, list) else [value])
     if key == 'image_scale':
         return scale_of(value)
+    if key == 'depth_scale':
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float('inf'):
+            raise ValueError(f'depth_scale must be a number above 0, what the files have for a metre, got {value!r}.')
+        return float(value)
     if key == 'class_names':
         if isinstance(value, Mapping):  # by number
             if sorted(value) != list(range(len(value))):

@@ -1,5 +1,5 @@
-"""Folders of images beside folders of masks: fixed layouts, templates of folders, lists of splits, and a share for
-validation where there are no splits.
+"""Folders of images beside folders of masks, or of depth: fixed layouts, templates of folders, lists of splits, and a
+share for validation where there are no splits.
 
 The layouts are those that CamVid (SegNet tutorial), mmsegmentation and most labelling tools write.
 """
@@ -8,9 +8,11 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 from ...errors import DatasetError
 from ..description import (
+    DEPTH_EXTENSIONS,
     IMAGE_EXTENSIONS,
     MASK_EXTENSIONS,
     DataDescription,
@@ -23,37 +25,82 @@ from ..labels import read_text
 
 DEFAULT_VAL_SHARE = 0.2
 
-_MASK_FOLDERS = ('masks', 'annotations', 'labels')
-# Below {split} of a template or of `_LAYOUTS` lies a folder of the name of a split
+# Below {split} of a template or of `Partner.layouts` lies a folder of the name of a split
 _SPLIT = '{split}'
-_LAYOUTS = (
-    ('{split}', '{split}annot'), ('{split}', '{split}_labels'), ('{split}', '{split}_masks'),
-    *(('{split}/images', f'{{split}}/{masks}') for masks in _MASK_FOLDERS),
-    *(('images/{split}', f'{masks}/{{split}}') for masks in _MASK_FOLDERS),
-)
-_FLAT_IMAGES = ('images', 'image', 'imgs', 'img')
-_FLAT_MASKS = (*_MASK_FOLDERS, 'mask', 'label', 'gt', 'ground_truth')
 _SEPARATORS = '_-. '
-_ARTICLES = {'image': 'an', 'mask': 'a'}
+
+
+class Partner(NamedTuple):
+    """What lies beside the images.
+
+    Attributes:
+        kind: A file of it, for messages.
+        option: The name of its folder in `Layout`, as messages call it.
+        extensions: How its files end.
+        ends: What stands behind the name of a split in the name of its folder, beside the folder of images.
+        folders: Names of its folder where it has the name of a split above or below.
+        flat: Further names of its folder where there are no splits.
+        images: Names of the folder of images beside `folders`.
+        flat_images: Further ones where there are no splits.
+    """
+    kind: str
+    option: str
+    extensions: tuple[str, ...]
+    ends: tuple[str, ...]
+    folders: tuple[str, ...]
+    flat: tuple[str, ...]
+    images: tuple[str, ...]
+    flat_images: tuple[str, ...]
+
+    @property
+    def layouts(self) -> tuple[tuple[str, str], ...]:
+        """Folders of images and of partners, with {split}."""
+        pairs = [(images, folder) for images in self.images for folder in self.folders]
+        return (
+            *((_SPLIT, f'{_SPLIT}{end}') for end in self.ends),
+            *((f'{_SPLIT}/{images}', f'{_SPLIT}/{folder}') for images, folder in pairs),
+            *((f'{images}/{_SPLIT}', f'{folder}/{_SPLIT}') for images, folder in pairs))
+
+
+MASKS = Partner(
+    'mask', 'mask_dir', MASK_EXTENSIONS, ('annot', '_labels', '_masks'), ('masks', 'annotations', 'labels'),
+    ('mask', 'label', 'gt', 'ground_truth'), ('images',), ('image', 'imgs', 'img'))
+DEPTHS = Partner(
+    'depth map', 'depth_dir', DEPTH_EXTENSIONS, ('_depth', '_depths', 'depth'), ('depth', 'depths', 'depth_maps'),
+    ('groundtruth_depth', 'gt', 'ground_truth'), ('images', 'image', 'rgb'), ('imgs', 'img'))
 _JPEG = ('.jpg', '.jpeg')
 
 
 def folders(root: Path, layout: Layout) -> DataDescription:
-    """Images and masks in any of the layouts of `_LAYOUTS`, or, without splits, in one folder each."""
+    """Images and masks in any of the layouts of `MASKS`, or, without splits, in one folder each."""
+    return DataDescription(source=folder_source(root, layout, MASKS))
+
+
+def folder_source(root: Path, layout: Layout, partner: Partner) -> DataSource:
+    """Images and their partners in any of the partner's layouts, or, without splits, in one folder each."""
     if layout.image_dir is not None:
-        return templates(root, layout)
-    pairs = flat_folders(root)
-    if pairs and not any(folder_pairs(root, split) for split in _splits_of_layouts(root)):
-        image_folder, mask_folder = pairs[0]
-        find = partial(folder_samples, image_folder, mask_folder, layout.image_suffix, layout.mask_suffix)
+        return _template_source(root, layout, 'folders', layout.image_dir, layout.mask_dir, partner)
+    pairs = flat_folders(root, partner)
+    suffixes = layout.image_suffix, layout.mask_suffix
+    splits = _splits_of_layouts(root, partner)
+    if pairs and not any(folder_pairs(root, split, partner) for split in splits):
+        find = partial(folder_samples, *pairs[0], *suffixes, partner=partner)
         if layout.split_file is not None:
-            return DataDescription(source=listed(root, 'folders', find, layout.split_file))
-        return DataDescription(source=divided(root, 'folders', find, layout))
+            return listed(root, 'folders', find, layout.split_file, partner)
+        return divided(root, 'folders', find, layout)
+    if layout.split_file is not None:
+
+        def unknown() -> list[Sample]:
+            raise DatasetError(
+                f'A list that names images only needs the folder of the images and that of the {partner.kind}s: name '
+                f'them by image_dir and {partner.option}, or write both files in each line of {layout.split_file}.')
+
+        return listed(root, 'folders', unknown, layout.split_file, partner)
 
     def find(split: str) -> list[Sample]:
-        return folder_samples(*find_folders(root, split), layout.image_suffix, layout.mask_suffix)
+        return folder_samples(*find_folders(root, split, partner), *suffixes, partner=partner)
 
-    return DataDescription(source=DataSource('folders', root, _splits_of_layouts(root), find))
+    return DataSource('folders', root, splits, find)
 
 
 def mmsegmentation(root: Path, layout: Layout) -> DataDescription | None:
@@ -72,29 +119,35 @@ def templates(
 ) -> DataDescription:
     """Any pair of folders, with `{split}` in their paths or a list of each split, and with what lies below them."""
     image_dir, mask_dir = layout.image_dir or image_dir, layout.mask_dir or mask_dir
+    return DataDescription(source=_template_source(root, layout, name, image_dir, mask_dir, MASKS))
+
+
+def _template_source(
+        root: Path, layout: Layout, name: str, image_dir: str, mask_dir: str, partner: Partner) -> DataSource:
     suffixes = layout.image_suffix, layout.mask_suffix
     has_splits = _SPLIT in image_dir and _SPLIT in mask_dir
     if (_SPLIT in image_dir) != (_SPLIT in mask_dir):
         raise DatasetError(
-            f'image_dir and mask_dir must both have {_SPLIT}, or neither: got {image_dir!r} and {mask_dir!r}.')
+            f'image_dir and {partner.option} must both have {_SPLIT}, or neither: got {image_dir!r} and {mask_dir!r}.')
 
     def find(split: str = '') -> list[Sample]:
         for name in split_names(split):
             pair = [root / template.replace(_SPLIT, name) for template in (image_dir, mask_dir)]
             if all(folder.is_dir() for folder in pair):
-                return folder_samples(*pair, *suffixes, recursive=True)
+                return folder_samples(*pair, *suffixes, recursive=True, partner=partner)
         pair = [root / template.replace(_SPLIT, split) for template in (image_dir, mask_dir)]
         missing = ' and '.join(str(folder) for folder in pair if not folder.is_dir())
         there = f'; splits there are {", ".join(splits)}' if has_splits and splits else ''
-        raise DatasetError(f'The folders of images and masks must exist: there is no {missing}{there}; correct the '
-                           'paths, which are relative to the folder of the data.')
+        raise DatasetError(
+            f'The folders of images and {partner.kind}s must exist: there is no {missing}{there}; correct the paths, '
+            'which are relative to the folder of the data.')
 
     splits = _splits_of_template(root, image_dir) if has_splits else ()
     if has_splits:
-        return DataDescription(source=DataSource(name, root, splits, find))
+        return DataSource(name, root, splits, find)
     if layout.split_file is not None:
-        return DataDescription(source=listed(root, name, find, layout.split_file))
-    return DataDescription(source=divided(root, name, find, layout))
+        return listed(root, name, find, layout.split_file, partner)
+    return divided(root, name, find, layout)
 
 
 def divided(root: Path, name: str, find: Callable[[], list[Sample]], layout: Layout) -> DataSource:
@@ -123,7 +176,13 @@ def divided(root: Path, name: str, find: Callable[[], list[Sample]], layout: Lay
     return source
 
 
-def listed(root: Path, name: str, find: Callable[[], list[Sample]], template: str) -> DataSource:
+def listed(
+        root: Path,
+        name: str,
+        find: Callable[[], list[Sample]],
+        template: str,
+        partner: Partner = MASKS,
+) -> DataSource:
     """A source whose splits are lists of images: a stem, a path below the folder of images, or an image and a mask."""
     splits = _splits_of_template(root, template)
 
@@ -134,17 +193,20 @@ def listed(root: Path, name: str, find: Callable[[], list[Sample]], template: st
             raise DatasetError(
                 f'A split must have a list of its images: there is no {root / template.replace(_SPLIT, split)}; '
                 f'lists there are of {", ".join(splits) or "no split"}.')
-        return read_list(path, root, find)
+        return read_list(path, root, find, partner)
 
     return DataSource(name, root, splits, part)
 
 
-def read_list(path: Path, root: Path, find: Callable[[], list[Sample]]) -> list[Sample]:
+def read_list(
+        path: Path, root: Path, find: Callable[[], list[Sample]], partner: Partner = MASKS) -> list[Sample]:
     """The samples that a list names, in its order; its first word is an image, a second one its mask."""
     lines = [line.split() for line in read_text(path).splitlines() if line.strip() and not line.startswith('#')]
+    # as lists of KITTI's Eigen split name images that have no depth
+    lines = [words for words in lines if words[1:2] != ['None']]
     if not lines:
         raise DatasetError(f'The list of a split must name its images, one a line: {path} has none.')
-    paired = [words for words in lines if len(words) > 1 and Path(words[1]).suffix.lower() in MASK_EXTENSIONS]
+    paired = [words for words in lines if len(words) > 1 and Path(words[1]).suffix.lower() in partner.extensions]
     if len(paired) == len(lines):
         return [(_existing(root, words[0], path), _existing(root, words[1], path)) for words in lines]
     exact, by_end = {}, {}
@@ -167,8 +229,9 @@ def read_list(path: Path, root: Path, find: Callable[[], list[Sample]]) -> list[
         missing += [] if found else [name]
     if missing:
         raise DatasetError(
-            f'Each image of a list must be there with its mask: {path} names {len(missing)} of {len(lines)} that are '
-            f'not ({", ".join(missing[:3])}{", ..." if len(missing) > 3 else ""}); add them or take them off the list.')
+            f'Each image of a list must be there with its {partner.kind}: {path} names {len(missing)} of {len(lines)} '
+            f'that are not ({", ".join(missing[:3])}{", ..." if len(missing) > 3 else ""}); add them or take them off '
+            'the list.')
     return chosen
 
 
@@ -203,35 +266,30 @@ def _splits_of_template(root: Path, template: str) -> tuple[str, ...]:
     return tuple(name for name in names if name and (root / template.replace(_SPLIT, name)).exists())
 
 
-def _layouts(root: Path, split: str) -> list[tuple[Path, Path]]:
+def _layouts(root: Path, split: str, partner: Partner) -> list[tuple[Path, Path]]:
     """Every (image folder, mask folder) in which a split may be stored."""
-    return [tuple(root / template.replace(_SPLIT, split) for template in pair) for pair in _LAYOUTS]
+    return [tuple(root / template.replace(_SPLIT, split) for template in pair) for pair in partner.layouts]
 
 
-def _splits_of_layouts(root: Path) -> tuple[str, ...]:
-    names = {name for images, _ in _LAYOUTS for name in _splits_of_template(root, images)}
+def _splits_of_layouts(root: Path, partner: Partner) -> tuple[str, ...]:
+    names = {name for images, _ in partner.layouts for name in _splits_of_template(root, images)}
     return tuple(sorted(name for name in names if any(
-        all(folder.is_dir() for folder in pair) for pair in _layouts(root, name))))
+        all(folder.is_dir() for folder in pair) for pair in _layouts(root, name, partner))))
 
 
-def folder_pairs(root: str | Path, split: str) -> list[tuple[Path, Path]]:
+def folder_pairs(root: str | Path, split: str, partner: Partner = MASKS) -> list[tuple[Path, Path]]:
     """Every (image folder, mask folder) that a folder has for a split, under the first of its names that has any."""
     for name in split_names(split):
-        found = [pair for pair in _layouts(Path(root), name) if all(folder.is_dir() for folder in pair)]
+        found = [pair for pair in _layouts(Path(root), name, partner) if all(folder.is_dir() for folder in pair)]
         if found:
             return found
     return []
 
 
-def _divided(root: Path) -> list[str]:
-    """The splits that have a folder of images and one of masks."""
-    folders = [path for place in (root, root / 'images') if place.is_dir() for path in place.iterdir() if path.is_dir()]
-    return sorted({path.name for path in folders if folder_pairs(root, path.name)})
-
-
-def flat_folders(root: str | Path) -> list[tuple[Path, Path]]:
+def flat_folders(root: str | Path, partner: Partner = MASKS) -> list[tuple[Path, Path]]:
     """The folder of images and that of masks where a data set has no splits; empty where there are none or several."""
-    pairs = [(Path(root) / images, Path(root) / masks) for images in _FLAT_IMAGES for masks in _FLAT_MASKS]
+    names = [(*partner.images, *partner.flat_images), (*partner.folders, *partner.flat)]
+    pairs = [(Path(root) / images, Path(root) / masks) for images in names[0] for masks in names[1]]
     pairs = [pair for pair in pairs if all(folder.is_dir() and _has_files(folder) for folder in pair)]
     return pairs if len(pairs) == 1 else []
 
@@ -241,46 +299,49 @@ def _has_files(folder: Path) -> bool:
         return any(entry.is_file() and not entry.name.startswith('.') for entry in entries)
 
 
-def find_folders(root: str | Path, split: str) -> tuple[Path, Path]:
-    """Find a split's folders in any of the layouts that `SegmentationFolder` lists.
+def find_folders(root: str | Path, split: str, partner: Partner = MASKS) -> tuple[Path, Path]:
+    """Find a split's folders in any of the layouts that `SegmentationFolder`, or `DepthFolder`, lists.
 
     Args:
         root: Folder of the data set.
         split: Name of the split; train/training and val/valid/validation are tried for each other.
+        partner: What lies beside the images.
 
     Returns:
-        The folder of images and the folder of masks.
+        The folder of images and that of their partners.
 
     Raises:
         DatasetError: No such root, no layout fits, or several fit.
     """
     root = Path(root)
-    found = folder_pairs(root, split)
+    found, kind, first = folder_pairs(root, split, partner), partner.kind, partner.folders[0]
     if len(found) > 1:
         masks = ' and '.join(str(pair[1]) for pair in found)
-        raise DatasetError(f'A split must have one folder of masks: found {masks}; move or rename all but one.')
+        raise DatasetError(f'A split must have one folder of {kind}s: found {masks}; move or rename all but one.')
     if found:
         return found[0]
 
     layouts = '; '.join(f'{images} with {masks}' for images, masks in (
-        (f'{split}/', f'{split}annot/'),
-        (f'{split}/images/', f'{split}/masks/'),
-        (f'images/{split}/', f'masks/{split}/'),
+        (f'{split}/', f'{split}{partner.ends[0]}/'),
+        (f'{split}/images/', f'{split}/{first}/'),
+        (f'images/{split}/', f'{first}/{split}/'),
     ))
     present = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith('.'))
     content = f'has the folders {", ".join(present[:8])}{", ..." if len(present) > 8 else ""}' if present \
         else 'has no folders'
     half = [
         f'{images} has no {masks}' for name in split_names(split) for images, masks in (
-            (root / name / 'images', root / name / 'masks'), (root / 'images' / name, root / 'masks' / name))
+            (root / name / 'images', root / name / first), (root / 'images' / name, root / first / name))
         if images.is_dir()
     ]
-    splits = [f'"{name}"' for name in _divided(root) if name not in split_names(split)]
+    splits = [f'"{name}"' for name in _splits_of_layouts(root, partner) if name not in split_names(split)]
     advice = f'Take the split {" or ".join(splits)}, or arrange it' if splits else 'Arrange it'
+    others = ' or '.join(f'"{name}"' for name in partner.folders[1:])
     raise DatasetError(
-        f'No folders of images and masks for split "{split}": {root} {content}{"".join(f"; {text}" for text in half)}. '
-        f'{advice} as one of: {layouts} ("masks" may also be called "annotations" or "labels"; '
-        f'split names tried: {", ".join(split_names(split))}), or name its folders by image_dir and mask_dir.')
+        f'No folders of images and {kind}s for split "{split}": {root} {content}'
+        f'{"".join(f"; {text}" for text in half)}. '
+        f'{advice} as one of: {layouts} ("{first}" may also be called {others}; '
+        f'split names tried: {", ".join(split_names(split))}), or name its folders by image_dir and {partner.option}.')
 
 
 def folder_samples(
@@ -289,8 +350,9 @@ def folder_samples(
         image_suffix: str | None = None,
         mask_suffix: str | None = None,
         recursive: bool = False,
+        partner: Partner = MASKS,
 ) -> list[Sample]:
-    """The pairs of image and mask of two folders, in the order of their names.
+    """The pairs of image and mask, or another partner, of two folders, in the order of their names.
 
     Args:
         image_folder: Folder of the images.
@@ -299,16 +361,17 @@ def folder_samples(
             names are equal, what all of them have in common at their end is left out.
         mask_suffix: How the names of masks end.
         recursive: Whether files in folders below are taken too, where the two have the same path.
+        partner: What lies beside the images.
 
     Raises:
         DatasetError: No files, two of one name, or images without masks and the reverse.
     """
     images = files_by_stem(image_folder, IMAGE_EXTENSIONS, 'image', image_suffix, recursive)
-    masks = files_by_stem(mask_folder, MASK_EXTENSIONS, 'mask', mask_suffix, recursive)
+    masks = files_by_stem(mask_folder, partner.extensions, partner.kind, mask_suffix, recursive)
     if images.keys().isdisjoint(masks) and not (image_suffix or mask_suffix):
         images, masks = _without_ends(images, masks)
-    _require_partner(images, masks, 'image', 'mask', mask_folder)
-    _require_partner(masks, images, 'mask', 'image', image_folder)
+    _require_partner(images, masks, 'image', f'a {partner.kind}', mask_folder)
+    _require_partner(masks, images, partner.kind, 'an image', image_folder)
     return [(images[stem], masks[stem]) for stem in sorted(images)]
 
 
@@ -357,7 +420,7 @@ def _refuse_empty(folder: Path, extensions: tuple[str, ...], kind: str, suffix: 
     ending = suffix or ', '.join(extensions)
     remedy = 'put the files directly into it'
     if suffix:
-        remedy = f'correct {kind}_suffix'
+        remedy = f'correct {kind.split()[0]}_suffix'
     elif recursive:
         remedy = 'put the files into it'
     if kind == 'mask' and not suffix and any(path.suffix.lower() in _JPEG for path in folder.iterdir()):
@@ -370,8 +433,9 @@ def _require_partner(files: dict[str, Path], partners: dict[str, Path], kind: st
     if alone:
         names = ', '.join(path.name for path in alone[:3]) + (', ...' if len(alone) > 3 else '')
         raise DatasetError(
-            f'Each {kind} must have {_ARTICLES[partner]} {partner} of the same stem: {len(alone)} of {len(files)} '
-            f'{kind}s in {alone[0].parent} have none ({names}); add the {partner}s to {folder} or remove the {kind}s.')
+            f'Each {kind} must have {partner} of the same stem: {len(alone)} of {len(files)} {kind}s in '
+            f'{alone[0].parent} have none ({names}); add the {partner.partition(" ")[2]}s to {folder} or remove the '
+            f'{kind}s.')
 
 
 def _without_ends(

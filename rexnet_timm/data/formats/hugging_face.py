@@ -6,6 +6,7 @@ Read by the library `datasets`, of the extra stream, from the disk alone.
 import csv
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,23 @@ class Cell:
         raise FileNotFoundError(f'row {self.row} has no picture in {self.column!r}')
 
 
+@dataclass(frozen=True, eq=False)
+class _Rows(Sequence[Sample]):
+    """The rows of a table as samples, made when they are asked for: the table stays on the disk."""
+    table: Any
+    image: str
+    mask: str
+    split: str
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, row: int) -> Sample:
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        return tuple(Cell(self.table, row, column, self.split) for column in (self.image, self.mask))
+
+
 def hugging_face(root: Path, layout: Layout) -> DataDescription | None:
     """Parquet files, a folder of `save_to_disk`, or images with a metadata.csv or metadata.jsonl that names masks."""
     tables = [path for name in _METADATA for path in sorted((*root.glob(name), *root.glob(f'*/{name}')))]
@@ -76,18 +94,16 @@ def hugging_face(root: Path, layout: Layout) -> DataDescription | None:
     features = next(iter(parts.values())).features
     image, mask = _columns(root, features)
     parts = {name: _undecoded(table, (image, mask)) for name, table in parts.items()}
-    samples = {
-        name: [(Cell(table, row, image, name), Cell(table, row, mask, name)) for row in range(len(table))]
-        for name, table in parts.items()}
+    samples = {name: _Rows(table, image, mask, name) for name, table in parts.items()}
     return DataDescription(source=_source(root, samples, layout))
 
 
-def _source(root: Path, samples: dict[str, list[Sample]], layout: Layout) -> DataSource:
+def _source(root: Path, samples: dict[str, Sequence[Sample]], layout: Layout) -> DataSource:
     if len(samples) == 1:
         (only,) = samples.values()
         return divided(root, 'huggingface', lambda: only, layout)
 
-    def find(split: str) -> list[Sample]:
+    def find(split: str) -> Sequence[Sample]:
         if split not in samples:
             raise source.no_split(split)
         return samples[split]
