@@ -148,8 +148,8 @@ def test_a_stage_enlarges_by_two_and_cuts(size, interpolation):
         for scale, output in model.decoder(features, size).items():
             stage = model.decoder.stages[str(scale)]
             height, width = features[scale].shape[-2:]
-            x = F.interpolate(stage.conv_in(x), scale_factor=2, **mode)[..., :height, :width]
-            x = stage.norm(x + stage.conv_skip(features[scale]))
+            x = F.interpolate(stage.reduce(x), scale_factor=2, **mode)[..., :height, :width]
+            x = stage.act_sum(x + stage.reduce_skip(features[scale]))
             x = stage.act(x + stage.refine(x))
             torch.testing.assert_close(output, x)
 
@@ -163,9 +163,9 @@ def test_an_encoder_that_rounds_down_has_its_edge_repeated():
         stage = model.decoder.stages['4']
         rows = [0, 0, 1, 1, 1]  # the third coarse row is missing, and repeats the second
         columns = [0, 0, 1, 1, 2, 2, 2]
-        x = stage.conv_in(features[5])[..., rows, :][..., columns]
-        skip = stage.conv_skip(features[4])[..., [0, 1, 2, 3, 3], :][..., [0, 1, 2, 3, 4, 5, 5]]
-        x = stage.norm(x + skip)
+        x = stage.reduce(features[5])[..., rows, :][..., columns]
+        skip = stage.reduce_skip(features[4])[..., [0, 1, 2, 3, 3], :][..., [0, 1, 2, 3, 4, 5, 5]]
+        x = stage.act_sum(x + skip)
         expected = stage.act(x + stage.refine(x))
         torch.testing.assert_close(model.decoder(features, size, finest=4)[4], expected)
 
