@@ -28,7 +28,7 @@ from ..grid import enlarge, move_to_scale, scale_size
 __all__ = ['DECODER_CHANNELS', 'ConcatDecoder', 'SumDecoder', 'create_decoder']
 
 # Widths of the stages, coarsest first: of ours from 1/16 of the input's size to 1/2, of SMP's to the input's size.
-DECODER_CHANNELS = {'light': (128, 96, 64, 16), 'dense': (192, 128, 96, 32), 'unet': (256, 128, 64, 32, 16)}
+DECODER_CHANNELS = {'light': (128, 96, 64, 16), 'dense': (128, 96, 64, 16), 'unet': (256, 128, 64, 32, 16)}
 DECODER_ALIASES = {'additive': 'light'}  # as it was called while its sums were normalised, and not what is added
 
 
@@ -174,7 +174,9 @@ def _separable(chs: int, scale: int, act_layer: str) -> nn.Module:
 
 
 def _plain(chs: int, scale: int, act_layer: str) -> nn.Module:
-    """Two 3 x 3 convolutions."""
+    """Two 3 x 3 convolutions, except at half resolution, where they would cost most."""
+    if scale < 2:
+        return _separable(chs, scale, act_layer)
     return nn.Sequential(
         ConvNormAct(chs, chs, 3, act_layer=act_layer), ConvNormAct(chs, chs, 3, apply_act=False))
 

@@ -108,8 +108,7 @@ class MultiScaleUnet(SegmentationModel):
             checkpoints load: encoder, decoder and finest head, and only the heads of the other scales start fresh.
             'additive' is an older name of 'light'.
         decoder_channels: Channels of the decoder's stages, coarsest first: `encoder_depth - 1` for 'light' and 'dense',
-            None takes the last ones of (128, 96, 64, 16) and (192, 128, 96, 32); `encoder_depth` for 'unet',
-            (256, 128, 64, 32, 16).
+            None takes the last ones of (128, 96, 64, 16); `encoder_depth` for 'unet', (256, 128, 64, 32, 16).
         decoder_act_layer: Activation of the light and the dense decoder, by timm's name.
         decoder_interpolation: How features are enlarged in the decoder, 'nearest' or 'bilinear'.
         in_channels: Channels of the input.
