@@ -1,16 +1,19 @@
 """Decoders of the multi-scale U-Net
 
-From the features of any encoder of segmentation_models_pytorch (SMP) to those of every scale, coarsest first. There are
-two: that of `smp.Unet` itself (`ConcatDecoder`), and a light one (`AdditiveDecoder`), in which
+From the features of any encoder of segmentation_models_pytorch (SMP) to those of every scale, coarsest first. There is
+that of `smp.Unet` itself (`ConcatDecoder`), and there are two of this package (`SumDecoder`), in which
 * skips are added instead of concatenated, so that the decoder costs a fraction of the encoder instead of a multiple
-* the sums are refined by depthwise-separable convolutions (MobileNets, https://arxiv.org/abs/1704.04861)
+* what is added has been normalised before, since the features of encoders differ in scale by a factor of ten
+* the sums are refined by a residual branch: in the light one of depthwise-separable convolutions (MobileNets,
+  https://arxiv.org/abs/1704.04861), in the dense one of plain 3 x 3 convolutions, as RegSeg found them best after sums
+  (https://arxiv.org/abs/2111.09957)
 * the stage at half resolution, where a channel costs most, has few of them; the classes that they have no room for come
   from the stage at a quarter, straight into the logits
 * nothing is computed at full resolution but the logits, enlarged from half resolution
 
-In both, the features of every stage come out, and the stages finer than asked for are not run.
+In all, the features of every stage come out, and the stages finer than asked for are not run.
 """
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
 from typing import Final
 
@@ -18,27 +21,28 @@ import torch
 import torch.nn as nn
 from segmentation_models_pytorch.base import SegmentationHead
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
-from timm.layers import BatchNormAct2d, SeparableConvNormAct, create_act_layer
+from timm.layers import ConvNormAct, SeparableConvNormAct, create_act_layer
 
 from ..grid import enlarge, move_to_scale, scale_size
-from .lean import KeepsActivation
 
-__all__ = ['DECODER_CHANNELS', 'AdditiveDecoder', 'ConcatDecoder', 'create_decoder']
+__all__ = ['DECODER_CHANNELS', 'ConcatDecoder', 'SumDecoder', 'create_decoder']
 
 # Widths of the stages, coarsest first: of ours from 1/16 of the input's size to 1/2, of SMP's to the input's size.
-DECODER_CHANNELS = {'additive': (128, 96, 64, 16), 'unet': (256, 128, 64, 32, 16)}
+DECODER_CHANNELS = {'light': (128, 96, 64, 16), 'dense': (128, 96, 64, 16), 'unet': (256, 128, 64, 32, 16)}
+DECODER_ALIASES = {'additive': 'light'}  # as it was called while its sums were normalised, and not what is added
 
 
-class DecoderBlock(KeepsActivation, nn.Module):
+class DecoderBlock(nn.Module):
     """One step up: the coarser features are reduced, enlarged and added to the skip; a residual branch refines the sum.
 
-    The coarser features are reduced before they are enlarged, where a convolution costs a quarter.
+    The coarser features are reduced before they are enlarged, where a convolution costs a quarter. Each of the two is
+    normalised before they meet, so that neither drowns the other, whatever the scale of an encoder's features.
 
     Args:
         in_chs: Channels of the coarser features.
         skip_chs: Channels of the skip; 0 for none.
         out_chs: Channels of the output.
-        kernel_size: Of the depthwise convolution in the residual branch.
+        refine: The residual branch, (N, out_chs, h, w) to the same shape.
         scale: Scale of the output.
         grid, skip_grid: The scale of the coarser features and of the skip, and whether their last row may be missing.
         act_layer: Activation, by timm's name.
@@ -50,7 +54,7 @@ class DecoderBlock(KeepsActivation, nn.Module):
             in_chs: int,
             skip_chs: int,
             out_chs: int,
-            kernel_size: int,
+            refine: nn.Module,
             scale: int,
             grid: tuple[int, bool],
             skip_grid: tuple[int, bool],
@@ -61,27 +65,32 @@ class DecoderBlock(KeepsActivation, nn.Module):
         self.scale, self.interpolation = scale, interpolation
         self.in_scale, self.in_short = grid
         self.skip_scale, self.skip_short = skip_grid
-        self.conv_in = nn.Conv2d(in_chs, out_chs, 1, bias=False)
+        self.reduce = _reduction(in_chs, out_chs)
         # Patch-4 encoders have no half-scale feature: SMP hands out one with no channels.
-        self.conv_skip = nn.Conv2d(skip_chs, out_chs, 1, bias=False) if skip_chs > 0 else None
-        self.norm = BatchNormAct2d(out_chs, act_layer=act_layer)
-        self.refine = SeparableConvNormAct(out_chs, out_chs, kernel_size, apply_act=False)
+        self.reduce_skip = _reduction(skip_chs, out_chs) if skip_chs > 0 else None
+        self.act_sum = create_act_layer(act_layer)
+        self.refine = refine
         self.act = create_act_layer(act_layer)
 
     def forward(self, x: torch.Tensor, skip: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """(N, in_chs, ...), (N, skip_chs, ...) and H, W -> (N, out_chs, ceil(H / 2**scale), ceil(W / 2**scale))."""
         size = scale_size(size, self.scale)
-        x = self.conv_in(x)
-        if self.conv_skip is None:
+        x = self.reduce(x)
+        if self.reduce_skip is None:
             x = move_to_scale(x, self.in_scale, self.scale, size, self.in_short, self.interpolation)
         else:
-            skip = self.conv_skip(skip)
+            skip = self.reduce_skip(skip)
             skip = move_to_scale(skip, self.skip_scale, self.scale, size, self.skip_short, self.interpolation)
             # the same size, in the form that torch.export has for it and can compare
             size = (skip.shape[-2], skip.shape[-1])
             x = move_to_scale(x, self.in_scale, self.scale, size, self.in_short, self.interpolation) + skip
-        x = self.norm(x)
+        x = self.act_sum(x)
         return self.act(x + self.refine(x))
+
+
+def _reduction(in_chs: int, out_chs: int) -> ConvNormAct:
+    """A 1 x 1 convolution with its norm, whose output does not depend on the scale of its input."""
+    return ConvNormAct(in_chs, out_chs, 1, apply_act=False, norm_kwargs={'eps': 1e-8})
 
 
 class FineHead(nn.Module):
@@ -159,12 +168,29 @@ class _ScaleDecoder(nn.Module):
         return outputs
 
 
-class AdditiveDecoder(_ScaleDecoder):
-    """The light decoder of this package.
+def _separable(chs: int, scale: int, act_layer: str) -> nn.Module:
+    """Depthwise 5 x 5, at half resolution 3 x 3, and 1 x 1."""
+    return SeparableConvNormAct(chs, chs, 5 if scale > 1 else 3, apply_act=False)
+
+
+def _plain(chs: int, scale: int, act_layer: str) -> nn.Module:
+    """Two 3 x 3 convolutions, except at half resolution, where they would cost most."""
+    if scale < 2:
+        return _separable(chs, scale, act_layer)
+    return nn.Sequential(
+        ConvNormAct(chs, chs, 3, act_layer=act_layer), ConvNormAct(chs, chs, 3, apply_act=False))
+
+
+_REFINEMENTS = {'light': _separable, 'dense': _plain}
+
+
+class SumDecoder(_ScaleDecoder):
+    """The decoders of this package: 'light' and 'dense', which differ in how the sums are refined, and in their widths.
 
     Args:
         encoder_channels: Channels of the encoder's features, index s at 1/2**s of the input's size.
         decoder_channels: Channels of the stages, coarsest first; the last one is at 1/2 of the input's size.
+        refinement: From the channels, the scale and the activation of a stage to its residual branch.
         act_layer: Activation, by timm's name.
         interpolation: How coarse features are enlarged, 'nearest' or 'bilinear'.
         grids: Where the encoder's features lie, as :func:`feature_grids` says. None: index s at scale s, rounded up.
@@ -175,6 +201,7 @@ class AdditiveDecoder(_ScaleDecoder):
             self,
             encoder_channels: Sequence[int],
             decoder_channels: Sequence[int],
+            refinement: Callable[[int, int, str], nn.Module] = _separable,
             act_layer: str = 'relu',
             interpolation: str = 'nearest',
             grids: Sequence[tuple[int, bool]] | None = None,
@@ -188,9 +215,20 @@ class AdditiveDecoder(_ScaleDecoder):
         self.stages = nn.ModuleDict()
         for scale, out_chs in self.channels.items():
             self.stages[str(scale)] = DecoderBlock(
-                in_chs, encoder_channels[scale], out_chs, 5 if scale > 1 else 3, scale, grid, grids[scale], act_layer,
-                interpolation)
+                in_chs, encoder_channels[scale], out_chs, refinement(out_chs, scale, act_layer), scale, grid,
+                grids[scale], act_layer, interpolation)
             in_chs, grid = out_chs, (scale, False)
+
+    def initialize(self) -> None:
+        """Draw the weights of all but the depthwise convolutions from a normal distribution of deviation 0.02.
+
+        Each has a norm after it, so that the size of its weights changes no output. It says how fast they turn, as a
+        step of Adam or Muon has one length whatever the weights: those of 1 x 1 convolutions, which Kaiming's rule
+        would start 3 to 10 times as large as those of SMP's decoder, would turn as much more slowly.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) and module.groups == 1:
+                nn.init.normal_(module.weight, std=0.02)
 
     def step(self, x: torch.Tensor, features: list[torch.Tensor], scale: int, size: tuple[int, int]) -> torch.Tensor:
         return self.stages[str(scale)](x, features[scale], size)
@@ -290,18 +328,19 @@ def create_decoder(
         interpolation: str = 'nearest',
         add_center_block: bool = False,
         grids: Sequence[tuple[int, bool]] | None = None,
-) -> AdditiveDecoder | ConcatDecoder:
-    """A decoder by its name, 'additive' or 'unet'; `decoder_channels` None takes the last ones of its default.
+) -> SumDecoder | ConcatDecoder:
+    """A decoder by its name, 'light', 'dense' or 'unet'; `decoder_channels` None takes the last ones of its default.
 
     Raises:
         ValueError: Another name, a wrong number of channels, or an argument that the decoder does not have.
     """
+    decoder_type = DECODER_ALIASES.get(decoder_type, decoder_type)
     if decoder_type not in DECODER_CHANNELS:
-        raise ValueError(f"decoder_type must be 'additive' or 'unet', got {decoder_type!r}.")
+        raise ValueError(f"decoder_type must be 'light', 'dense' or 'unet', got {decoder_type!r}.")
     if interpolation not in ('nearest', 'bilinear'):
         raise ValueError(f"decoder_interpolation must be 'nearest' or 'bilinear', got {interpolation!r}.")
     depth = len(encoder_channels) - 1
-    number, rule = (depth - 1, 'encoder_depth - 1') if decoder_type == 'additive' else (depth, 'encoder_depth')
+    number, rule = (depth - 1, 'encoder_depth - 1') if decoder_type in _REFINEMENTS else (depth, 'encoder_depth')
     if decoder_channels is None:
         decoder_channels = DECODER_CHANNELS[decoder_type][-number:]
     entries = tuple(decoder_channels) if isinstance(decoder_channels, Iterable) else (decoder_channels,)
@@ -309,8 +348,9 @@ def create_decoder(
         raise ValueError(
             f'decoder_channels of the {decoder_type} decoder needs {rule} = {number} entries, coarsest first, '
             f'got {len(entries)}: {entries}. Each is a whole number of at least 1.')
-    if decoder_type == 'additive':
-        return AdditiveDecoder(encoder_channels, decoder_channels, act_layer, interpolation, grids)
+    if decoder_type in _REFINEMENTS:
+        refinement = _REFINEMENTS[decoder_type]
+        return SumDecoder(encoder_channels, decoder_channels, refinement, act_layer, interpolation, grids)
     if act_layer != 'relu':
         raise ValueError(f"decoder_act_layer of the unet decoder is always 'relu', got {act_layer!r}: leave it out.")
     return ConcatDecoder(encoder_channels, decoder_channels, interpolation, add_center_block, grids)

@@ -16,7 +16,6 @@ from timm.layers import BatchNormAct2d, Conv2dSame, FrozenBatchNormAct2d, SyncBa
 from torch.nn.utils import fuse_conv_bn_weights
 from torchvision.ops import FrozenBatchNorm2d
 
-from .decoder import DecoderBlock
 from .lean import LeanBatchNormAct2d
 
 __all__ = ['fuse']
@@ -31,8 +30,7 @@ def fuse(model: nn.Module, inplace: bool = False) -> nn.Module:
     """Fold every BatchNorm that directly follows a convolution into it, for inference.
 
     Works on any network: the backbones, encoders, U-Nets and depth networks of this package, and those of timm and SMP.
-    The norm after the sum in a stage of the additive decoder goes into both convolutions before the sum. What is not
-    sure to be equal stays as it is: other norms after a sum, those without running statistics, or in a module whose
+    What is not sure to be equal stays as it is: norms after a sum, without running statistics, or in a module whose
     `forward` cannot be recorded by `torch.fx`, and convolutions of derived classes, with weights that are computed
     before each call, or used in several places. timm's `reparameterize_model` does what is left for its own blocks of
     several branches; call it first.
@@ -55,9 +53,6 @@ def fuse(model: nn.Module, inplace: bool = False) -> nn.Module:
         for name, module in list(model.named_modules(remove_duplicate=False)):
             if module is norm:
                 model.set_submodule(name, rest)
-    for module in model.modules():
-        if isinstance(module, DecoderBlock):
-            _fold_into_sum(module)
     return model
 
 
@@ -145,24 +140,6 @@ def _fold(conv: nn.Module, norm: nn.Module) -> None:
     fused = fuse_conv_bn_weights(weight, bias, mean, var, norm.eps, scale, shift)
     conv.weight, conv.bias = (
         nn.Parameter(parameter.detach().to(dtype), requires_grad=conv.weight.requires_grad) for parameter in fused)
-
-
-def _fold_into_sum(block: DecoderBlock) -> None:
-    """Fold the norm of a decoder's stage into the convolutions before the sum.
-
-    What lies between them, enlarging and repeating the last row, leaves a factor and a constant of each channel as they
-    are.
-    """
-    norm, convs = block.norm, [conv for conv in (block.conv_in, block.conv_skip) if conv is not None]
-    if not all(_can_fold(conv, norm) for conv in convs) or norm.bias is None:
-        return
-    factor_only = copy.deepcopy(norm)
-    with torch.no_grad():
-        factor_only.running_mean.zero_()
-        factor_only.bias.zero_()
-    for conv, folded in zip(convs, (norm, factor_only), strict=False):
-        _fold(conv, folded)
-    block.norm = _rest(norm).eval()
 
 
 def _rest(norm: nn.Module) -> nn.Module:

@@ -1,19 +1,22 @@
-"""State-dict layouts of ReXNetV1: timm's, which this package writes, and NAVER's, which it reads as well.
+"""Layouts of state dicts: timm's and NAVER's of ReXNetV1, and the older one of this package's light decoder.
 
-NAVER's layout is that of https://github.com/clovaai/rexnet (MIT license): one flat Sequential `features` that starts
-with the stem's layers, one Sequential `out` a block, and 1x1 convs in `output`. The map between the two is read off the
-modules of the model at hand, so that it holds for every width, depth and head.
+This package writes timm's and reads both. NAVER's layout is that of https://github.com/clovaai/rexnet (MIT license):
+one flat Sequential `features` that starts with the stem's layers, one Sequential `out` a block, and 1x1 convs in
+`output`. The map between the two is read off the modules of the model at hand, so that it holds for every width, depth
+and head.
 """
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import torch
 import torch.nn as nn
 
 from ..files import PRETRAINED_DOOR, WeightsError, some, unwrap, without_prefix
 
 __all__ = [
-    'check_names', 'check_shapes', 'checkpoint_filter_fn', 'naver_to_timm', 'needed_names',
-    'timm_to_naver', 'to_timm_layout']
+    'check_names', 'check_shapes', 'checkpoint_filter_fn', 'from_additive_decoder', 'naver_to_timm',
+    'needed_names', 'timm_to_naver', 'to_timm_layout']
 
 FINAL_CHS = 1280  # channels of the final 1x1 conv at width_mult 1.0
 CLASSIFIER_KEYS = ('head.fc.weight', 'head.fc.bias')
@@ -145,3 +148,29 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> dic
     Takes and refuses what :func:`to_timm_layout` does. The classifier and shapes may differ, since timm adapts them.
     """
     return to_timm_layout(state_dict, model, partial=True)
+
+
+_ADDITIVE = re.compile(r'(.*stages\.\d+\.)norm\.running_var')
+
+
+def from_additive_decoder(state_dict: Mapping[str, Any], eps: float = 1e-5) -> dict[str, Any]:
+    """A new state dict in which stages that normalised a sum, as those of the light decoder once did, normalise what
+    is added. In evaluation the output is the same.
+
+    The norm of the sum becomes that of the coarser features, and without mean and bias that of the skip.
+
+    Args:
+        state_dict: Entries by name, under any prefix. Others stay as they are.
+        eps: What the norm of the sum added to the variance.
+    """
+    converted = dict(state_dict)
+    for stage in [match[1] for match in map(_ADDITIVE.fullmatch, state_dict) if match]:
+        prefix = f'{stage}norm.'
+        norm = {key.removeprefix(prefix): converted.pop(key) for key in state_dict if key.startswith(prefix)}
+        norm['running_var'] = norm['running_var'] + eps
+        centred = {key: torch.zeros_like(norm[key]) for key in ('bias', 'running_mean') if key in norm}
+        for old, new, values in (('conv_in', 'reduce', norm), ('conv_skip', 'reduce_skip', {**norm, **centred})):
+            if f'{stage}{old}.weight' in converted:
+                converted[f'{stage}{new}.conv.weight'] = converted.pop(f'{stage}{old}.weight')
+                converted |= {f'{stage}{new}.bn.{key}': value for key, value in values.items()}
+    return converted

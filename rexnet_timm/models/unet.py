@@ -48,8 +48,8 @@ from .any_encoder import (
     fixed_input_size,
 )
 from .card import create_model_card
-from .decoder import AdditiveDecoder, ConcatDecoder, create_decoder
-from .layout import check_names, check_shapes, needed_names
+from .decoder import ConcatDecoder, SumDecoder, create_decoder
+from .layout import check_names, check_shapes, from_additive_decoder, needed_names
 
 _logger = logging.getLogger(__name__)
 
@@ -104,11 +104,12 @@ class MultiScaleUnet(SegmentationModel):
         encoder_name: Any SMP encoder name: ours ('rexnetv1', 'rexnetv1_1_3', ...), SMP's own, and timm's as 'tu-NAME'.
         encoder_depth: Number of halvings in the encoder, 3 to 5.
         encoder_weights: Name of the encoder's published weights, or None for a random start.
-        decoder_type: 'additive', the light decoder, or 'unet', that of `smp.Unet`, whose checkpoints load: encoder,
-            decoder and finest head, and only the heads of the other scales start fresh.
-        decoder_channels: Channels of the decoder's stages, coarsest first: `encoder_depth - 1` for 'additive', None
-            takes the last ones of (128, 96, 64, 16); `encoder_depth` for 'unet', (256, 128, 64, 32, 16).
-        decoder_act_layer: Activation of the additive decoder, by timm's name.
+        decoder_type: 'light', the fast decoder, 'dense', the accurate one, or 'unet', that of `smp.Unet`, whose
+            checkpoints load: encoder, decoder and finest head, and only the heads of the other scales start fresh.
+            'additive' is an older name of 'light'.
+        decoder_channels: Channels of the decoder's stages, coarsest first: `encoder_depth - 1` for 'light' and 'dense',
+            None takes the last ones of (128, 96, 64, 16); `encoder_depth` for 'unet', (256, 128, 64, 32, 16).
+        decoder_act_layer: Activation of the light and the dense decoder, by timm's name.
         decoder_interpolation: How features are enlarged in the decoder, 'nearest' or 'bilinear'.
         in_channels: Channels of the input.
         classes: Channels of the logits.
@@ -130,7 +131,7 @@ class MultiScaleUnet(SegmentationModel):
             encoder_name: str = 'rexnetv1',
             encoder_depth: int = 5,
             encoder_weights: str | None = None,
-            decoder_type: str = 'additive',
+            decoder_type: str = 'light',
             decoder_channels: Sequence[int] | None = None,
             decoder_act_layer: str = 'relu',
             decoder_interpolation: str = 'nearest',
@@ -176,8 +177,10 @@ class MultiScaleUnet(SegmentationModel):
         return _FinestLogits(self)
 
     def initialize(self) -> None:
-        """Set the decoder's and the heads' weights as SMP sets those of its own models."""
+        """Set the decoder's and the heads' weights: heads and the unet decoder as SMP sets those of its own models."""
         smp.base.initialization.initialize_decoder(self.decoder)
+        if isinstance(self.decoder, SumDecoder):
+            self.decoder.initialize()
         smp.base.initialization.initialize_head(self.heads)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
@@ -365,7 +368,7 @@ class MultiScaleUnet(SegmentationModel):
         If not strict, entries of another shape are left out, with SMP's warning.
 
         Raises:
-            WeightsError: A ValueError, for a checkpoint of an SMP model for a model with the additive decoder, if
+            WeightsError: A ValueError, for a checkpoint of an SMP model for a model with another decoder than SMP's, if
                 nothing fits, for NaN or infinite values, or, when strict, for missing or unknown entries and other
                 shapes. Nothing has been loaded then. `state_dict` is never changed.
         """
@@ -373,12 +376,12 @@ class MultiScaleUnet(SegmentationModel):
         needed = [key for key in needed_names(self) if not key.startswith(heads) or key.startswith(finest)]
         smp_head = 'segmentation_head.'
         smp_names = [key.replace(finest, smp_head, 1) for key in needed]
-        state_dict = without_prefix(unwrap(state_dict), needed, smp_names)
+        state_dict = without_prefix(from_additive_decoder(unwrap(state_dict)), needed, smp_names)
         if any(key.startswith(smp_head) for key in state_dict):
-            if isinstance(self.decoder, AdditiveDecoder):
+            if not isinstance(self.decoder, ConcatDecoder):
                 raise WeightsError(
-                    "The checkpoint has a segmentation_head, as SMP's models have, and this decoder is the additive "
-                    "one: build the model with decoder_type='unet' to load the weights of smp.Unet.")
+                    "The checkpoint has a segmentation_head, as SMP's models have, and this decoder is one of this "
+                    "package: build the model with decoder_type='unet' to load the weights of smp.Unet.")
             state_dict = {key.replace(smp_head, 'heads.0.', 1): value for key, value in state_dict.items()}
         has_heads = any(key.startswith(heads) for key in state_dict)  # weights of an encoder have none
         state_dict = {
@@ -447,7 +450,7 @@ def encoder_filter_fn(state_dict: Mapping[str, Any], model: MultiScaleUnet) -> d
     """Turn a backbone's published weights into those of the U-Net's encoder; a U-Net's own pass unchanged."""
     prefix = 'encoder.'
     kept = model.encoder.state_dict().keys()
-    state_dict = unwrap(state_dict)
+    state_dict = from_additive_decoder(unwrap(state_dict))
     inside = without_prefix(state_dict, needed_names(model))
     weights = {key.removeprefix(prefix): value for key, value in inside.items() if key.startswith(prefix)}
     if not weights:

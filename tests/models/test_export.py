@@ -48,7 +48,8 @@ def unet(encoder_name: str = ENCODER, **kwargs) -> rexnet_timm.MultiScaleUnet:
 
 
 KINDS = {
-    'additive': unet,
+    'light': unet,
+    'dense': lambda: unet(decoder_type='dense'),
     'unet': lambda: unet(decoder_type='unet'),
     'bilinear': lambda: unet(decoder_interpolation='bilinear'),
     'unet, bilinear': lambda: unet(decoder_type='unet', decoder_interpolation='bilinear'),
@@ -73,7 +74,7 @@ KINDS = {
     'backbone': lambda: timm.create_model('rexnetv1_test'),
     'encoder': lambda: create_encoder(ENCODER),
 }
-QUICK = ('additive', 'unet', 'rounds down', 'depth')
+QUICK = ('light', 'unet', 'rounds down', 'depth')
 
 
 @pytest.fixture(autouse=True)
@@ -131,10 +132,10 @@ RANGES = {
     'batch', *(pytest.param(name, marks=pytest.mark.slow) for name in RANGES if name != 'batch')])
 @pytest.mark.parametrize('strict', [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_export_takes_free_sizes_of_every_form(ranges, strict):
-    model = build('additive')
+    model = build('light')
     program = export(model, (images(EXAMPLE, 2),), dynamic_shapes=(RANGES[ranges],), strict=strict)
     sizes = {'multiples of 32': [(160, 192)], 'one side': [(64, 100), (64, 97)]}.get(ranges, EXPORT_SIZES)
-    check('additive', program.module(), model, sizes, 3 if ranges == 'batch' else 2)
+    check('light', program.module(), model, sizes, 3 if ranges == 'batch' else 2)
     assert len(program.graph_signature.user_outputs) == 1
 
 
@@ -153,7 +154,7 @@ def test_export_takes_any_size(kind):
 
 
 def test_export_of_one_size_cuts_without_gathering():
-    program = export(build('additive'), (images((65, 97)),))
+    program = export(build('light'), (images((65, 97)),))
     assert not [node for node in program.graph.nodes if 'index_select' in str(node.target)]
 
 
@@ -204,7 +205,7 @@ def test_script_of_a_depth_network_gives_the_finest_disparity():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('kind', ['additive', 'unet', 'depth', 'cut at 3', 'rounds down'])
+@pytest.mark.parametrize('kind', ['light', 'unet', 'depth', 'cut at 3', 'rounds down'])
 def test_compiled_networks_take_any_size(kind):
     torch.compiler.reset()
     model = build(kind)
@@ -229,12 +230,12 @@ def test_onnx_takes_any_size(kind, tmp_path):
     session = onnxruntime.InferenceSession(path, options)
     name = session.get_inputs()[0].name
     check(kind, lambda x: session.run(None, {name: x.numpy()}), model)
-    if kind in ('additive', 'unet', 'shipped', 'cut at 3'):
+    if kind in ('light', 'unet', 'shipped', 'cut at 3'):
         assert len(session.get_outputs()) == 1
 
 
 def test_what_is_too_small_is_refused_in_eager_mode_only():
-    model = build('additive')
+    model = build('light')
     traced = torch.jit.trace(model, images((31, 64)), check_trace=False)  # the check would run eager mode
     assert traced(images((30, 31))).shape == (1, 3, 30, 31)
     with pytest.raises(ValueError, match='at least 32 x 32, got 31 x 64: enlarge or pad it'):

@@ -148,8 +148,8 @@ def test_a_stage_enlarges_by_two_and_cuts(size, interpolation):
         for scale, output in model.decoder(features, size).items():
             stage = model.decoder.stages[str(scale)]
             height, width = features[scale].shape[-2:]
-            x = F.interpolate(stage.conv_in(x), scale_factor=2, **mode)[..., :height, :width]
-            x = stage.norm(x + stage.conv_skip(features[scale]))
+            x = F.interpolate(stage.reduce(x), scale_factor=2, **mode)[..., :height, :width]
+            x = stage.act_sum(x + stage.reduce_skip(features[scale]))
             x = stage.act(x + stage.refine(x))
             torch.testing.assert_close(output, x)
 
@@ -163,14 +163,14 @@ def test_an_encoder_that_rounds_down_has_its_edge_repeated():
         stage = model.decoder.stages['4']
         rows = [0, 0, 1, 1, 1]  # the third coarse row is missing, and repeats the second
         columns = [0, 0, 1, 1, 2, 2, 2]
-        x = stage.conv_in(features[5])[..., rows, :][..., columns]
-        skip = stage.conv_skip(features[4])[..., [0, 1, 2, 3, 3], :][..., [0, 1, 2, 3, 4, 5, 5]]
-        x = stage.norm(x + skip)
+        x = stage.reduce(features[5])[..., rows, :][..., columns]
+        skip = stage.reduce_skip(features[4])[..., [0, 1, 2, 3, 3], :][..., [0, 1, 2, 3, 4, 5, 5]]
+        x = stage.act_sum(x + skip)
         expected = stage.act(x + stage.refine(x))
         torch.testing.assert_close(model.decoder(features, size, finest=4)[4], expected)
 
 
-@pytest.mark.parametrize('decoder_type', ['additive', 'unet'])
+@pytest.mark.parametrize('decoder_type', ['light', 'dense', 'unet'])
 @pytest.mark.parametrize('encoder_name, kwargs', [
     (ENCODER, dict(output_stride=8)), (ENCODER, dict(output_stride=16)), ('resnet18', dict(output_stride=16))])
 def test_dilated_encoders_keep_the_sizes_of_the_scales(decoder_type, encoder_name, kwargs):
@@ -228,7 +228,7 @@ def test_forward_scales_works_in_training_mode():
 
 
 @pytest.mark.parametrize('scale', SCALES)
-@pytest.mark.parametrize('decoder_type', ['additive', 'unet'])
+@pytest.mark.parametrize('decoder_type', ['light', 'dense', 'unet'])
 def test_prune_to_scale_keeps_the_logits_and_drops_the_rest(scale, decoder_type):
     model = with_statistics(build(decoder_type=decoder_type))
     x = torch.randn(1, 3, 50, 70)
@@ -266,7 +266,7 @@ CHANGES = {
 
 @pytest.mark.parametrize('scales', [SCALES, (1, 3), (3,)])
 @pytest.mark.parametrize('change', CHANGES)
-@pytest.mark.parametrize('decoder_type', ['additive', 'unet'])
+@pytest.mark.parametrize('decoder_type', ['light', 'dense', 'unet'])
 def test_no_parameter_is_left_without_a_gradient(scales, change, decoder_type):
     model = CHANGES[change](build(scales=scales, decoder_type=decoder_type)).train()
     outputs = model(torch.randn(2, 3, 64, 64))
@@ -363,7 +363,7 @@ def test_binary_confidence_is_that_of_the_likelier_side():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('decoder_type', ['additive', 'unet'])
+@pytest.mark.parametrize('decoder_type', ['light', 'dense', 'unet'])
 @pytest.mark.parametrize('training', [True, False])
 def test_compiles_without_a_graph_break(decoder_type, training):
     torch.compiler.reset()
@@ -505,7 +505,7 @@ def test_features_only_is_refused():
     (dict(width_mult='abc'), r"width_mult must be a positive number, got 'abc'"),
     (dict(classes='3'), r"classes must be a whole number of at least 1, got '3'"),
     (dict(decoder_type='unet', decoder_channels=(64, 32)), r'encoder_depth = 5 entries, coarsest first, got 2'),
-    (dict(decoder_type='fpn'), r"decoder_type must be 'additive' or 'unet', got 'fpn'"),
+    (dict(decoder_type='fpn'), r"decoder_type must be 'light', 'dense' or 'unet', got 'fpn'"),
     (dict(decoder_type='unet', decoder_act_layer='gelu'), r"always 'relu', got 'gelu'"),
     (dict(decoder_interpolation='cubic'), r"'nearest' or 'bilinear', got 'cubic'"),
     (dict(encoder_name='rexnetv1_1_O'), r"Unknown encoder name 'rexnetv1_1_O'.*rexnetv1_1_0"),
