@@ -439,8 +439,8 @@ def read_any(
         raise ValueError(f'An image is a path, a PIL image, an array or a tensor, got {type(image).__name__}.')
     is_deep = scale != EIGHT_BITS
     if values.ndim != 3 or 0 in values.shape or not (is_deep or values.dtype == np.uint8):
-        kind = f'{form} with values as those of the training' if is_deep else f'uint8 {form}'
-        raise ValueError(f'An image must be a {kind}, got {image.dtype} of the shape {tuple(image.shape)}.')
+        kind = f'{form} of values as those of the training' if is_deep else f'uint8 {form}'
+        raise ValueError(f'Images must come as {kind}, got {image.dtype} of the shape {tuple(image.shape)}.')
     if len(values) == in_chans or is_deep and {len(values), in_chans} == {1, 3}:
         return scaled(np.array(as_channels(values, in_chans)), scale, f'an image of the shape {tuple(image.shape)}')
     if is_deep or len(values) not in IMAGE_MODES or in_chans not in IMAGE_MODES:

@@ -252,7 +252,8 @@ def test_sampling_leaves_the_random_state_alone():
 
 
 def test_augmented_synthetic_batches_do_not_depend_on_workers():
-    dataset = SyntheticShapes(8, image_size=64, transform=create_segmentation_transform(True, 48))
+    transform = create_segmentation_transform(True, 48, rotation=20, elastic=3, balanced_share=0.5)
+    dataset = SyntheticShapes(8, image_size=64, transform=transform)
     results = [
         epoch(create_segmentation_loader(dataset, 4, is_training=True, num_workers=num_workers), 2)
         for num_workers in (0, 2)

@@ -4,6 +4,7 @@ import json
 import sys
 import warnings
 
+import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import timm
@@ -268,6 +269,26 @@ def test_another_class_at_a_clear_pixel_is_found(unet, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r'differs at 64 x 96, with another class at \d+ of \d+ clear pixels'):
         rexnet_timm.export(unet, tmp_path / 'model.ts', argmax=True)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('format', ['onnx', 'torchscript'])
+def test_a_network_of_deep_images_takes_them_normalised(format, tmp_path):
+    need(format)
+    torch.manual_seed(0)
+    known = DataDescription(
+        in_chans=2, class_names=NAMES, bands=(3, 1), image_scale=((100, 300), (0, 1000)), mean=(0.5, 0.25),
+        std=(0.5, 2.))
+    model = describe(rexnet_timm.MultiScaleUnet('rexnetv1_test', classes=3, in_channels=2).eval(), known)
+    path = tmp_path / f'model.{"ts" if format == "torchscript" else format}'
+    with pytest.raises(ValueError, match='normalize makes a file that takes uint8 .* of this model have other bits'):
+        rexnet_timm.export(model, path, normalize=True)
+    rexnet_timm.export(model, path)
+    network = rexnet_timm.load_model(path)
+    assert not network.takes_uint8 and network.description == known
+    image = np.random.default_rng(0).integers(0, 1200, (64, 70, 3)).astype(np.uint16)
+    np.save(tmp_path / 'image.npy', image)
+    expected, found = (rexnet_timm.predict(net, tmp_path / 'image.npy') for net in (model, network))
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-5)
 
 
 def test_mistakes_are_told(unet, tmp_path):

@@ -8,6 +8,7 @@ import torch
 from networks import COLORS, Brightest, brightest
 from PIL import ExifTags, Image
 from torch import nn
+from torchvision import tv_tensors
 from trained import trained_run
 
 import rexnet_timm
@@ -121,7 +122,7 @@ def test_every_mode_is_read_as_a_file_of_it(mode, tmp_path):
 @pytest.mark.parametrize('image, in_chans, text', [
     (PIXELS.astype(np.float32), 3, 'uint8 array'), (PIXELS[:0], 3, 'uint8 array'), (torch.zeros(3, 4, 4), 3, 'uint8 t'),
     (PIXELS, 4, 'takes 4 channels'), (PIXELS, 5, 'takes 5 channels'), (PIXELS[..., :2], 3, 'image with 2'),
-    ('a.png', 5, 'pass an array'), (None, 3, 'got NoneType'), (Image.new('I;16', (4, 4)), 3, '8 bits a channel')])
+    ('a.png', 5, 'a.png is not'), (None, 3, 'got NoneType'), (Image.new('I;16', (4, 4)), 3, '8 bits a channel')])
 def test_what_is_no_image_is_refused(image, in_chans, text):
     with pytest.raises(ValueError, match=text):
         read_any(image, in_chans)
@@ -132,6 +133,45 @@ def test_five_channels_come_as_an_array():
     pixels[..., 4] = 9
     model = brightest(in_chans=5, class_names=(), colors=())
     assert predict(model, pixels).mask.tolist() == [[4] * 4] * 4
+
+
+def test_images_of_other_bits_are_scaled_as_in_training(tmp_path):
+    class Seen(Brightest):
+        def forward(self, x):
+            self.seen = x
+            return x
+
+    model = describe(Seen(), DataDescription(
+        in_chans=2, bands=(3, 1), image_scale=((100, 300), (0, 1000)), mean=(0.5, 0.25), std=(0.5, 2.)))
+    assert model.preprocessing['bands'] == [3, 1] and model.preprocessing['image_scale'] == ((100, 300), (0, 1000))
+    stored = np.zeros((40, 40, 3), np.uint16)
+    stored[..., 0], stored[..., 2] = 600, 250
+    np.save(tmp_path / 'a.npy', stored)
+    # by hand: (250 - 100) / 200 = 0.75 and 0.6
+    expected = torch.tensor([(0.75 - 0.5) / 0.5, (0.6 - 0.25) / 2])
+    channels = stored[..., [2, 0]]  # in memory they are those of the model
+    for image in (tmp_path / 'a.npy', channels, channels.astype(np.float64), torch.from_numpy(
+            channels.astype(np.int32)).permute(2, 0, 1)):
+        result = predict(model, image)
+        torch.testing.assert_close(model.seen[0, :, 5, 5], expected)
+        assert result.image.dtype == torch.uint8 and result.image[:, 5, 5].tolist() == [191, 153]
+    scaled = read_any(channels, **model.description.reading)
+    predict(model, tv_tensors.Image(scaled))  # a second time nothing is scaled
+    torch.testing.assert_close(model.seen[0, :, 5, 5], expected)
+    with pytest.raises(ValueError, match='have the bits of the others, whose values go up to 1000: an image'):
+        predict(model, channels.astype(np.uint8))
+    with pytest.raises(ValueError, match='The model takes 2 channels, got an image with 3'):
+        predict(model, stored)
+    with pytest.raises(ValueError, match='come as array .H, W. or .H, W, channels. of values as those of the training'):
+        predict(model, np.zeros(4))
+
+
+def test_deep_pictures_of_pillow(tmp_path):
+    model = brightest(in_chans=1, class_names=(), colors=(), image_scale=65535, mean=(0,), std=(1,))
+    pixels = np.full((4, 4), 13107, np.uint16)
+    Image.fromarray(pixels).save(tmp_path / 'a.png')
+    for image in (pixels, Image.fromarray(pixels), tmp_path / 'a.png', Image.fromarray(pixels.astype(np.float32))):
+        torch.testing.assert_close(read_any(image, **model.description.reading), torch.full((1, 4, 4), 0.2))
 
 
 @pytest.mark.parametrize('size', [(1, 1), (1, 200), (70, 3), (150, 130)])
