@@ -149,14 +149,13 @@ def _find_splits(check: Check, train_split: str, val_split: str) -> None:
     if check.validation is None and source.splits:
         level = 'error' if 'validation' not in split_names(val_split) else 'warning'
         check.findings.append(Finding(level, 'split', str(source.no_split(val_split))))
-    for name in dict.fromkeys((check.train, check.validation, source.name_of('test'))):
-        if name is None:
-            continue
+    asked = list(filter(None, dict.fromkeys((check.train, check.validation, source.name_of('test')))))
+    for name in asked:
         try:
             check.samples[name] = source.samples(name)
         except DatasetError as error:
             check.findings.append(Finding('error', 'files', str(error)))
-    others = [name for name in source.splits if name not in check.samples]
+    others = [name for name in source.splits if name not in asked]
     if others:
         check.findings.append(Finding(
             'note', 'split', f'Other splits are not read: {", ".join(others[:_MOST_NAMED])}.'))

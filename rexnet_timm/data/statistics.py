@@ -1,6 +1,7 @@
 """What the samples of a split tell together, summed up one by one; of each only 24 bytes stay."""
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -166,19 +167,25 @@ class SplitStatistics:
         is_new = False
         if facts.colors:
             self.colored += not facts.stored  # grey that is saved as colours is both
-            self.colors.update(facts.colors)
+            self._count(self.colors, facts.colors)
         elif facts.stored:
             self.grey += 1
         self.both += 1 in facts.stored and 255 in facts.stored
-        self.neighbours |= facts.neighbours
-        (self.bits if facts.is_bits else self.stored).update(facts.stored)
-        self.is_full |= max(len(self.stored), len(self.colors)) > MOST_LABELS
+        if not self.is_full:
+            self.neighbours |= facts.neighbours
+        self._count(self.bits if facts.is_bits else self.stored, facts.stored)
         for label, pixels in facts.pixels.items():
             is_new |= label not in self.labels
             if label in self.labels or len(self.labels) < MOST_LABELS:
                 self.labels.setdefault(label, LabelStatistics()).add(pixels, facts.objects[label])
         if is_new or len(self.shown) < 1:
             self.shown.append(number)
+
+    def _count(self, counter: Counter, found: Mapping) -> None:
+        """Add to a counter, until it has more than masks of classes have."""
+        self.is_full |= len(counter) > MOST_LABELS
+        if len(counter) <= MOST_LABELS:
+            counter.update(found)
 
 
 def duplicates(splits: list[SplitStatistics]) -> list[list[tuple[int, int]]]:

@@ -14,6 +14,9 @@ from test_images_of_any_kind import folder, write_array, write_grey, write_rgb_a
 from test_layouts import binary_pngs, colored_masks
 
 from rexnet_timm.__main__ import main
+from rexnet_timm.cli.arguments import parse_train_args
+from rexnet_timm.cli.planned import words_of
+from rexnet_timm.data.labels import label_map_of
 from rexnet_timm.deployment.load import load_model
 
 SMALL = '--model rexnetv1_unet_test --device cpu'.split()
@@ -249,3 +252,13 @@ def test_auto_on_two_processes(tmp_path):
     assert finished.returncode == 0, finished.stderr[-2000:]
     assert (finished.stdout + finished.stderr).count('--auto takes --label-map 0:0 40:1 90:2 200:3') == 1
     assert yaml.safe_load((tmp_path / 'run' / 'args.yaml').read_text())['num_classes'] == 4
+
+
+def test_proposed_values_are_words_that_the_command_takes():
+    values = {'num_classes': 3, 'ignore_index': -1, 'label_map': ((-5, 0), (7, 1)), 'scale': (0.75, 1.5),
+              'class_weights': (0.25, 1., 3.92), 'img_size': 64, 'batch_size': 4, 'val_share': 0.2}
+    args = parse_train_args(['DATA', *words_of(values)])
+    for name in values.keys() - {'label_map'}:
+        taken = getattr(args, name)
+        assert (tuple(taken) if isinstance(taken, list) else taken) == values[name]
+    assert label_map_of(args.label_map) == values['label_map']
