@@ -69,7 +69,7 @@ def train(
         ema: bool = False,
         amp: bool = False,
         mixup: bool = False,
-        precision: Precision | None = None,
+        scaler: bool = False,
         recovery_interval: int = 1,
         rank: int = 0,
         world_size: int = 1,
@@ -77,14 +77,16 @@ def train(
 ) -> None:
     """Train in a folder, going on where there is something to go on from."""
     random_seed(3, rank)
-    task = ClassificationTask(Net(), nn.CrossEntropyLoss() if not mixup else soft_loss, verbose=False)
+    task = ClassificationTask(Net(), soft_loss if mixup else large_loss if scaler else None, verbose=False)
     optimizer = timm.optim.create_optimizer_v2(task.trainable_module, opt, lr=1e-2, weight_decay=1e-2)
     if ema:
         task.setup_ema(decay=0.8, use_warmup=True)
     updates = -(-BATCHES // options.get('grad_accum_steps', 1))
     schedule = {'sched': 'cosine', 'warmup_epochs': 1, **(sched or {})}
     scheduler, _ = create_scheduler_v2(optimizer, num_epochs=EPOCHS, updates_per_epoch=updates, **schedule)
-    precision = precision or Precision.create(torch.device('cpu'), amp)
+    precision = Precision.create(torch.device('cpu'), amp)
+    if scaler:  # whose scale is at first too high, and grows
+        precision = Precision(scaler=torch.amp.GradScaler('cpu', init_scale=2. ** 127, growth_interval=2))
     folder.mkdir(exist_ok=True, parents=True)
     if world_size > 1:
         task.prepare_distributed()
@@ -111,6 +113,10 @@ def train(
 
 def soft_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return torch.sum(-target * output.log_softmax(-1), dim=-1).mean()
+
+
+def large_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return 100 * nn.functional.cross_entropy(output, target)
 
 
 class Stopping(RunState):
@@ -171,13 +177,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     'average': {'ema': True}, 'bfloat16': {'amp': True}, 'mixup and CutMix': {'mixup': True},
     'accumulation': {'grad_accum_steps': 2}, 'limited gradient': {'clip_grad': 0.1},
     'adaptive limit': {'clip_grad': 0.01, 'clip_mode': 'agc'}, 'channels last': {'channels_last': True, 'opt': 'lamb'},
+    'scaler': {'scaler': True},
     'all': {'ema': True, 'amp': True, 'mixup': True, 'grad_accum_steps': 3, 'clip_grad': 1., 'opt': 'lamb',
             'sched': {'step_on_epochs': False}},
 }
 
 
 @pytest.mark.parametrize('name', [
-    name if name == 'all' else pytest.param(name, marks=pytest.mark.slow) for name in SETTINGS])
+    name if name in ('all', 'scaler') else pytest.param(name, marks=pytest.mark.slow) for name in SETTINGS])
 def test_every_setting(name, tmp_path):
     goes_on(tmp_path, (1, 2), **SETTINGS[name])
 
