@@ -52,7 +52,6 @@ def lost_worker() -> None:
 
 
 @pytest.mark.parametrize('name, message, words', [
-
     ('disk', 'File too large', ()),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in (
         ('memory of torch', 'The memory is exhausted (', ()),
