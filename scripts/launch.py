@@ -12,6 +12,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.run import main as torchrun
 
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 LEFT_ALONE = 4  # exit status of a process that ends since another one has ended or hangs
 
 
@@ -33,7 +34,8 @@ def main(argv: list[str]) -> int:
     except ChildFailedError as error:
         failures = sorted(error.failures.items(), key=lambda item: (item[1].exitcode == LEFT_ALONE, item[1].timestamp))
         rank, failure = failures[0]
-        print(describe(rank, failure), file=sys.stderr)
+        if failure.exitcode not in STOPPED:  # as it has said
+            print(describe(rank, failure), file=sys.stderr)
         return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
     except SignalException as error:  # the processes have had their time to save
         return 128 + int(error.sigval)

@@ -97,9 +97,9 @@ def die_at(number: int, written: Path) -> None:
 
     save, replace = torch.save, os.replace
 
-    def save_half(content: Any, file: Any) -> None:
-        if not is_due():
-            return save(content, file)
+    def save_half(content: Any, file: Any, **kwargs: Any) -> None:
+        if not hasattr(file, 'name') or not is_due():  # what other processes are sent goes through it too
+            return save(content, file, **kwargs)
         buffer = io.BytesIO()
         save(content, buffer)
         file.write(buffer.getvalue()[:buffer.tell() // 2])

@@ -285,6 +285,9 @@ def _add_run(group: Callable[[str], Callable[..., None]]) -> None:
     add('--model-ema-warmup', kind=bool, help='average over few updates at first')
     add('--seed', kind=number(int, at_least=0, at_most=2 ** 31 - 1), default=42, help='seed of all random numbers')
     add('--log-interval', kind=COUNT, default=50, help='batches between two lines of the log')
+    add('--log-tensorboard', kind=bool, help="write the numbers of each epoch for TensorBoard, in the run's folder")
+    add('--log-wandb', kind=bool, help='send the numbers of each epoch to Weights & Biases')
+    add('--log-trackio', kind=bool, help='keep the numbers of each epoch with Trackio')
     add('--progress', kind=bool, help='a bar instead of lines')
     add('--checkpoint-hist', kind=COUNT, default=10, help='checkpoints that are kept')
     add('--recovery-interval', kind=INDEX, default=0, metavar='N',

@@ -16,6 +16,7 @@ from ..errors import first_lines, sample_error_message
 __all__ = ['FULL', 'fault_of', 'safe_after', 'what_is_safe']
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, or what the user may have of it
+_LOCK = 'lock'  # of the run in the folder, which holds it
 _NO_MEMORY = r"can't allocate memory|not enough memory|[Oo]ut of memory|Cannot allocate memory|alloc.* failed"
 _WRITER = r'PytorchStreamWriter failed|unexpected pos \d+ vs \d+|file write failed|inline_container'
 
@@ -88,13 +89,7 @@ def _what_is_safe(folder: str) -> str:
 
 def _remove_arguments(folder: str) -> None:
     with suppress(OSError):
-        if set(os.listdir(folder)) <= {'args.yaml', 'summary.csv', 'lock'} and not _has_rows(folder):
-            for name in os.listdir(folder):
+        for name in ('args.yaml', _LOCK):
+            with suppress(FileNotFoundError):
                 os.remove(os.path.join(folder, name))
-            os.rmdir(folder)
-
-
-def _has_rows(folder: str) -> bool:
-    with suppress(OSError):
-        return os.path.getsize(os.path.join(folder, 'summary.csv')) > 0
-    return False
+        os.rmdir(folder)  # unless there is more in it

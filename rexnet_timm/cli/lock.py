@@ -50,6 +50,6 @@ def folder_lock(folder: str) -> Iterator[None]:
         file.flush()
         yield
     finally:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # the folder may have gone
             os.unlink(path)
         file.close()

@@ -36,8 +36,8 @@ PROCESSES, IMAGES = 'processes', 'training_images'  # what is compared beside th
 # Options without a say in what a run that goes on computes.
 _NO_EFFECT = {
     'allow_changed', 'checkpoint_hist', 'config', 'data', 'dist_timeout', 'experiment', 'initial_checkpoint',
-    'log_interval', 'max_skipped', 'no_resume_opt', 'output', 'overwrite', 'pin_mem', 'pretrained', 'pretrained_path',
-    'progress', 'recovery_interval', 'resume', 'workers'}
+    'log_interval', 'log_tensorboard', 'log_trackio', 'log_wandb', 'max_skipped', 'no_resume_opt', 'output',
+    'overwrite', 'pin_mem', 'pretrained', 'pretrained_path', 'progress', 'recovery_interval', 'resume', 'workers'}
 # Options of the network: with others, its weights do not fit.
 _NETWORK = {'encoder_name', 'in_chans', 'model', 'num_classes', 'rex_depth_mult', 'rex_width_mult'}
 # What decides of which images which batch consists.

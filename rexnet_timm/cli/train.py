@@ -21,6 +21,7 @@ from timm.utils import random_seed
 from ..data.health import BadSample
 from ..files import atomic_path
 from ..training.engine import Precision, check_metric, fit
+from ..training.log_writers import TOOLS, LogWriters, require_tools
 from ..training.run_state import RunState
 from ..training.saver import Saver, plain_history
 from ..training.signals import StopRequest
@@ -81,6 +82,7 @@ def _run(args: argparse.Namespace, stack: ExitStack) -> str:
 
     kind = kind_of(args.model)
     kind.check(args)
+    require_tools(_log_tools(args))
     origin = find_origin(args, process)
     if process.primary:
         warn_of_options_for_others(args, process)
@@ -129,18 +131,23 @@ def _run(args: argparse.Namespace, stack: ExitStack) -> str:
         write_bad(folder, parts.bad_samples)
     stack.enter_context(safe_after(folder if process.primary else None))
     stop = stack.enter_context(StopRequest(process.world_size))
+    log = stack.enter_context(LogWriters(_log_tools(args) if process.primary else (), folder, record))
     best_metric, best_epoch = fit(
         parts.task, parts.train_loader, parts.eval_loader, parts.optimizer, epochs, lr_scheduler=lr_scheduler,
         precision=parts.precision, eval_metric=parts.eval_metric, output_dir=folder, dist_bn=args.dist_bn,
         primary=process.primary, channels_last=args.channels_last, recovery_interval=args.recovery_interval,
         state=state, mixup_fn=kind.mixup(args, parts.num_classes, process), grad_accum_steps=args.grad_accum_steps,
         clip_grad=args.clip_grad, clip_mode=args.clip_mode, log_interval=args.log_interval, progress=args.progress,
-        seed=args.seed, max_skipped=args.max_skipped, stop=stop)
+        seed=args.seed, max_skipped=args.max_skipped, stop=stop, log=log.add)
     if process.distributed:
         torch.distributed.barrier()  # the primary process is still writing; older releases hang if a peer is gone then
     if best_metric is not None:
         _logger.info(f'Best {parts.eval_metric} {best_metric:.4g} in epoch {best_epoch}; checkpoints in {folder}')
     return folder
+
+
+def _log_tools(args: argparse.Namespace) -> list[str]:
+    return [tool for tool in TOOLS if getattr(args, f'log_{tool}')]
 
 
 def _build(args: argparse.Namespace, kind: Kind, process: Process) -> tuple[argparse.Namespace, _Parts]:

@@ -34,6 +34,10 @@ class ClassFolder(Dataset):
     def __len__(self) -> int:
         return len(self.reader)
 
+    def filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
+        """The file of a sample, as timm's data sets tell it: below the folder unless asked otherwise."""
+        return self.reader.filename(index, basename, absolute)
+
     def __getitem__(self, index: int) -> tuple[Any, int]:
         """An image, transformed, and its class. DatasetError for a file that is gone, damaged or too large."""
         path, target = self.reader.samples[index]

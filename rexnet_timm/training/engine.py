@@ -7,9 +7,8 @@ import logging
 import math
 import os
 import signal
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from itertools import islice
 from typing import Any
@@ -22,9 +21,10 @@ from timm.utils import distribute_bn
 from tqdm import tqdm
 
 from ..seeds import seed_everything
+from .pace import Pace
 from .run_state import RunState
 from .signals import Stopped, StopRequest
-from .summary import Summary
+from .summary import Summary, values_of
 from .updates import Precision, Updates, settle
 
 _logger = logging.getLogger(__name__)
@@ -59,23 +59,6 @@ def _files_of(loader: Iterable[Batch], batches: Iterable[int]) -> str:
     return f' Its images: {", ".join(names[:16])}{", ..." if len(names) > 16 else ""}.'
 
 
-class _Waiting:
-    """The batches of a loader, and the seconds for which they were waited."""
-
-    def __init__(self, loader: Iterable[Any]) -> None:
-        self.loader, self.seconds = loader, 0.
-
-    def __iter__(self) -> Iterator[Any]:
-        iterator, end = iter(self.loader), object()
-        while True:
-            start = time.perf_counter()
-            batch = next(iterator, end)
-            self.seconds += time.perf_counter() - start
-            if batch is end:
-                return
-            yield batch
-
-
 def train_one_epoch(
         task: TrainingTask,
         loader: Iterable[Batch],
@@ -95,6 +78,7 @@ def train_one_epoch(
         max_skipped: int = 20,
         state: RunState | None = None,
         after_update: Callable[[int], None] | None = None,
+        epochs: int | None = None,
 ) -> OrderedDict[str, float]:
     """Train a task for one pass over the loader, or for the rest of one.
 
@@ -118,6 +102,7 @@ def train_one_epoch(
         max_skipped: As many updates in a row that are left out, since a loss or a gradient is not finite, end training.
         state: Where the run is; training begins with its batch. None: the first batch of the epoch.
         after_update: Called in every process after each update with the number of updates of the run so far.
+        epochs: Epoch to stop before, for the time left; None tells that of this epoch.
 
     Returns:
         Means over the epoch's samples on this rank: 'loss' and the task's other scalars; NaN where nothing counted.
@@ -138,11 +123,11 @@ def train_one_epoch(
     bar = tqdm(
         total=num_batches, initial=state.batch, desc=f'epoch {epoch}', leave=False, disable=not (progress and primary))
     updates = Updates(task, optimizer, precision.scaler, clip_grad, clip_mode, state.world_size)
-    start, first = time.perf_counter(), state.batch
+    first = state.batch
     is_left = first < num_batches
+    pace = Pace(num_batches - first + num_batches * ((epochs or epoch + 1) - epoch - 1), task.device)
 
-    waiting = _Waiting(_batches(loader, epoch, first) if is_left else ())
-    for batch_idx, batch in enumerate(waiting, first):
+    for batch_idx, batch in enumerate(pace.timed(_batches(loader, epoch, first) if is_left else ()), first):
         input, target = _to_device(batch, task.device, channels_last)
         _seed_batch(seed, epoch, batch_idx, state.rank, 0)
         if mixup_fn is not None:
@@ -179,18 +164,15 @@ def train_one_epoch(
             means = state.averages.compute()
             bar.set_postfix(loss=f'{means.get("loss", math.nan):.3f}')
             if primary and not progress:
-                seconds = (time.perf_counter() - start) / (batch_idx + 1 - first)
                 parts = '  '.join(f'{name} {value:.4f}' for name, value in means.items())
                 _logger.info(
                     f'Train {epoch} [{batch_idx + 1:>4d}/{num_batches}]  {parts}  '
-                    f'lr {optimizer.param_groups[0]["lr"]:.3e}  {seconds:.3f} s/batch')
+                    f'lr {optimizer.param_groups[0]["lr"]:.3e}  {pace.text()}')
         if need_update and after_update is not None:
             after_update(num_updates)
     bar.close()
     if primary and is_left:
-        seconds = time.perf_counter() - start
-        _logger.info(f'Train {epoch} took {seconds:.1f} s, of which {waiting.seconds:.1f} s '
-                     f'({waiting.seconds / seconds:.0%}) were spent waiting for data')
+        _logger.info(f'Train {epoch} {pace.whole()}')
     return state.averages.compute()
 
 
@@ -276,6 +258,7 @@ def fit(
         recovery_interval: int = 0,
         state: RunState | None = None,
         stop: StopRequest | None = None,
+        log: Callable[[int, Mapping[str, float]], None] | None = None,
         **train_kwargs: Any,
 ) -> tuple[float | None, int | None]:
     """Train up to an epoch, with evaluation, summary and checkpoint after each.
@@ -296,6 +279,7 @@ def fit(
         recovery_interval: Updates between two checkpoints in the middle of an epoch; 0 for none.
         state: Where the run begins, and what saves it. None: at its start, and nothing is saved.
         stop: Asked after every update; where it says so, the state is saved and the run stops.
+        log: Called on the primary rank after each epoch with its number and its metrics, as the summary has them.
         **train_kwargs: Further arguments of `train_one_epoch`.
 
     Returns:
@@ -327,7 +311,7 @@ def fit(
             task.set_epoch(epoch)
         train_metrics = train_one_epoch(
             task, train_loader, optimizer, epoch, lr_scheduler=lr_scheduler, precision=precision, primary=primary,
-            channels_last=channels_last, state=state, after_update=after_update, **train_kwargs)
+            channels_last=channels_last, state=state, after_update=after_update, epochs=epochs, **train_kwargs)
         lr = optimizer.param_groups[0]['lr']
         ema = task.has_ema()  # where there is an average of the weights, it is what counts
         if state.world_size > 1 and dist_bn:
@@ -343,6 +327,8 @@ def fit(
             _logger.info(f'Eval  {epoch}  {parts}')
         if summary is not None:
             summary.add(epoch, train_metrics, eval_metrics, lr)  # before the checkpoint that goes on after it
+        if log is not None and primary:
+            log(epoch, values_of(train_metrics, eval_metrics, lr))
         best_metric, best_epoch = state.save_epoch(metric)
         number = stop.agreed() if stop is not None and epoch + 1 < epochs else 0
         if number:

@@ -5,7 +5,14 @@ from collections.abc import Mapping
 
 from ..files import atomic_path
 
-__all__ = ['Summary']
+__all__ = ['Summary', 'values_of']
+
+
+def values_of(train: Mapping[str, float], evaluation: Mapping[str, float], lr: float) -> dict[str, float]:
+    """The numbers of an epoch by name: train_..., eval_..., lr."""
+    return {
+        **{f'train_{name}': value for name, value in train.items()},
+        **{f'eval_{name}': value for name, value in evaluation.items()}, 'lr': lr}
 
 
 class Summary:
@@ -30,9 +37,7 @@ class Summary:
     def add(
             self, epoch: int, train: Mapping[str, float], evaluation: Mapping[str, float], lr: float) -> None:
         """Write the row of an epoch."""
-        row = {
-            'epoch': epoch, **{f'train_{name}': value for name, value in train.items()},
-            **{f'eval_{name}': value for name, value in evaluation.items()}, 'lr': lr}
+        row = {'epoch': epoch, **values_of(train, evaluation, lr)}
         if not self._rows:
             self._rows.append(list(row))
         self._rows.append([str(value) for value in row.values()])

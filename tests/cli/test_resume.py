@@ -1,4 +1,5 @@
 """`rexnet train --resume` as a user means it."""
+import argparse
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from running import summary
 
 from rexnet_timm.cli import train
 from rexnet_timm.files import load_checkpoint_file
+from rexnet_timm.training.updates import Updates
 
 ARGUMENTS = (
     '--dataset synthetic --synthetic-images 8 --model rexnetv1_unet_test --img-size 64 --batch-size 4 --workers 0 '
@@ -152,3 +154,126 @@ def test_to_go_on_and_to_replace_exclude_each_other(run, tmp_path, capsys):
     assert learn(*arguments, '--overwrite') == 2
     assert '--overwrite replaces a run and --resume goes on with one' in capsys.readouterr().err
     assert len(summary(tmp_path / 'other')) == 1
+
+
+AUTO = ('--resume', 'auto')
+
+
+def test_the_same_command_begins_goes_on_and_ends(tmp_path, caplog):
+    caplog.set_level('INFO')
+    again = ('--epochs', 1, '--output', tmp_path, *AUTO)
+    assert learn(*again) == 0
+    (folder,) = tmp_path.iterdir()
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert learn(*again, '--workers', 1, '--log-interval', 3) == 0  # which change nothing
+    assert 'Nothing to train: 1 of 1 epochs are done' in caplog.text
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    assert learn(*again, '--seed', 1) == 0  # another run
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_newest_of_the_same_runs_goes_on(tmp_path):
+    for name in ('first', 'second'):
+        assert learn('--epochs', 1, '--output', tmp_path, '--experiment', name) == 0
+        (tmp_path / name / 'last.pth.tar').unlink()
+        (tmp_path / name / 'checkpoint-0.pth.tar').unlink()
+        (tmp_path / name / 'model_best.pth.tar').unlink()
+    (tmp_path / 'broken').mkdir()
+    (tmp_path / 'broken' / 'args.yaml').write_text('{')
+    assert learn('--epochs', 1, '--output', tmp_path, *AUTO) == 0  # it had not come to a checkpoint
+    assert 'last.pth.tar' in files(tmp_path / 'second') and 'last.pth.tar' not in files(tmp_path / 'first')
+
+
+class Stopped(BaseException):
+    """Ends a run in the middle of its epoch."""
+
+
+@pytest.fixture
+def begun(tmp_path, monkeypatch) -> list[object]:
+    """A command whose run has done one of two batches."""
+    command = ['--epochs', 1, '--output', tmp_path, '--experiment', 'run', '--recovery-interval', 1, *AUTO]
+
+    with monkeypatch.context() as patched:
+        patched.setattr('rexnet_timm.training.engine.Updates.step', stopping_step())
+        with pytest.raises(Stopped):
+            learn(*command)
+    assert 'recovery-0-1.pth.tar' in files(tmp_path / 'run')
+    return command
+
+
+def stopping_step():
+    step, calls = Updates.step, []
+
+    def stopping(self: Updates) -> bool:
+        calls.append(self)
+        if len(calls) == 2:
+            raise Stopped
+        return step(self)
+
+    return stopping
+
+
+@pytest.mark.parametrize('changed, message', [
+    (('--seed', 1), 'begun with --seed 42, and this command has --seed 1: give what it was begun with, or allow the '
+                    'change with --allow-changed seed.'),
+    (('--batch-size', 2), 'begun with --batch-size 4, and this command has --batch-size 2'),
+    (('--opt', 'sgd'), 'give what it was begun with, or go on without the state of the optimizer (--no-resume-opt)'),
+    (('--rex-width-mult', 0.5), 'begun with no --rex-width-mult, and this command has --rex-width-mult 0.5: give what '
+                                'it was begun with, or begin another run from its weights with --initial-checkpoint.'),
+    (('--synthetic-images', 12), 'allow the change with --allow-changed synthetic-images training-images.'),
+])
+def test_what_must_not_change_is_refused_by_name(changed, message, begun, capsys):
+    assert learn(*begun, *changed) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_number_of_processes_that_has_changed_is_refused(begun, tmp_path, capsys):
+    path = tmp_path / 'run' / 'recovery-0-1.pth.tar'
+    content = load_checkpoint_file(path)
+    content['run']['facts']['processes'] = 2
+    content['args'] = argparse.Namespace(**vars(content['args']))
+    torch.save(content, path)
+    assert learn(*begun) == 2
+    assert 'begun with 2 processes, and this command has 1 processes' in capsys.readouterr().err
+    assert learn(*begun, '--allow-changed', 'processes') == 0
+
+
+def test_a_change_that_is_allowed_begins_the_epoch_anew(begun, tmp_path, caplog):
+    caplog.set_level('INFO')
+    assert learn(*begun, '--batch-size', 2, '--allow-changed', 'batch-size') == 0
+    assert 'The run was begun with --batch-size 4 and goes on with --batch-size 2.' in caplog.text
+    assert 'recovery-0-1.pth.tar, going on with epoch 0\n' in caplog.text and 'Train 0 [   4/4]' in caplog.text
+
+
+def test_an_unchanged_run_goes_on_with_its_batch(begun, tmp_path, caplog):
+    caplog.set_level('INFO')
+    assert learn(*begun, '--smoothness', 1) == 0  # of depth only
+    assert 'recovery-0-1.pth.tar, going on with epoch 0, batch 1\n' in caplog.text
+    assert files(tmp_path / 'run') == {
+        'args.yaml', 'checkpoint-0.pth.tar', 'last.pth.tar', 'model_best.pth.tar', 'summary.csv'}
+
+
+def test_what_may_be_allowed_is_listed(capsys):
+    assert learn('--resume', 'auto', '--allow-changed', 'sed') == 2
+    assert '--allow-changed must be one of batch-size, ' in capsys.readouterr().err
+
+
+def test_an_older_checkpoint_does_not_replace_newer_ones(run, tmp_path, capsys):
+    assert learn('--epochs', 2, '--resume', run / 'last.pth.tar') == 0
+    older = ('--epochs', 3, '--resume', run / 'checkpoint-0.pth.tar')
+    assert learn(*older) == 2
+    assert "checkpoint-0.pth.tar' is older than " in capsys.readouterr().err
+    assert learn(*older, '--output', tmp_path, '--experiment', 'branch') == 0
+    assert [row['epoch'] for row in summary(tmp_path / 'branch')] == ['1', '2']
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_taken(run, caplog):
+    again = ('--output', run.parent, '--experiment', 'run', *AUTO)
+    assert learn('--epochs', 2, *again) == 0
+    data = bytearray((run / 'last.pth.tar').read_bytes())
+    data[len(data) // 2] ^= 1
+    (run / 'last.pth.tar').write_bytes(data)
+    assert learn('--epochs', 2, *again) == 0
+    assert "last.pth.tar' is damaged: its content is not what was written" in caplog.text
+    assert [row['epoch'] for row in summary(run)] == ['0', '1']
+    assert load_checkpoint_file(run / 'last.pth.tar')['epoch'] == 1

@@ -24,7 +24,7 @@ RUNS = {
         '--dataset synthetic --synthetic-images 12 --num-classes 6 --model rexnetv1_unet_test --img-size 64 '
         '--workers 0 --opt adamw --lr 1e-3',
     'segmentation, all at once':
-        '--dataset synthetic --synthetic-images 12 --num-classes 6 --model rexnetv1_unet_test --img-size 64 '
+        '--dataset synthetic --synthetic-images 32 --num-classes 6 --model rexnetv1_unet_test --img-size 64 '
         '--workers 2 --opt lamb --lr 1e-3 --model-ema --model-ema-warmup --amp --grad-accum-steps 2 --sched-on-updates '
         '--clip-grad 1 --checkpoint-hist 1 --fade-epochs 0 2',
     'depth':
@@ -61,7 +61,7 @@ class Command:
             port = free.getsockname()[1]
         statuses = ends([fork(lambda rank=rank: self._work(rank, port, operation), self.log)
                          for rank in range(self.processes)], after)
-        if set(statuses) - {0, -9}:
+        if set(statuses) - {0, -9} and -9 not in statuses:  # a process may still tell that the other one is gone
             raise AssertionError(self.log.read_text())
         assert_whole(self.run, self.written.read_text().split() if self.written.exists() else [])
         return min(statuses)
