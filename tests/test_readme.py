@@ -5,13 +5,16 @@ import shlex
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
+import trees
+from running import summary
 from torch.utils.flop_counter import FlopCounterMode
 
 import rexnet_timm
-from rexnet_timm.__main__ import COMMANDS
+from rexnet_timm.__main__ import COMMANDS, main
 from rexnet_timm.cli.arguments import parse_train_args
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +35,44 @@ TRAIN = [command for command in TRAIN if command not in TIMM_TRAIN]
 ROWS = re.findall(r'^\| `(\w+)` \| ([\d.]+) \| ([\d.]+) \| `(\w+)` \| ([\d.]+) \| ([\d.]+) \|$', README, re.MULTILINE)
 
 
+LAYOUTS = re.findall(r'^\| (.*) \| `rexnet (train DATA .*)` \|$', README, re.MULTILINE)
+SMALL = {
+    'rexnetv1_unet_1_0': ['--model', 'rexnetv1_unet_test', '--img-size', '32'],
+    'rexdepth_1_0': ['--model', 'rexdepth', '--rex-width-mult', '0.25', '--rex-depth-mult', '0.2', '--img-size', '64']}
+
+
+def colored(root: Path) -> Path:
+    trees.write(root / 'colors.txt', 'animal,64,128,64\narchway,192,0,128\nground,0,0,0\n')
+    return trees.beside(root, '{split}/images/{name}.png', '{split}/masks/{name}.png', trees.COLORS.__getitem__)
+
+
+def millimetres(root: Path) -> Path:
+    return trees.depth(root, '{split}/rgb/{name}.png', '{split}/depth/{name}.png', lambda path, metres: trees.save(
+        path, np.rint(metres * 1000).astype(np.uint16)))
+
+
+# of each row of the table a tree, and what a report of it has
+OF_LAYOUTS = (
+    (lambda root: trees.beside(root, '{split}/images/{name}.jpg', '{split}/masks/{name}.png'), 'eval_iou_class 2'),
+    (lambda root: trees.beside(root, 'images/{name}.jpg', 'masks/{name}.png', lambda classes: classes * np.uint8(255),
+                               ('all',), 2, images=6), 'eval_iou_foreground'),
+    (trees.voc, 'eval_iou_person'), (colored, 'eval_iou_archway'), (trees.coco, 'eval_iou_dog'),
+    (millimetres, 'eval_abs_rel'))
+
+
+@pytest.mark.parametrize('number', [
+    pytest.param(number, marks=[] if number in (1, 5) else pytest.mark.slow) for number in range(len(OF_LAYOUTS))])
+def test_each_layout_trains_by_its_command(number, tmp_path):
+    _, command = LAYOUTS[number]
+    make, column = OF_LAYOUTS[number]
+    data = make(tmp_path / 'set')
+    words = [word.replace('DATA', str(data)) for word in shlex.split(command)]
+    small = SMALL[words[words.index('--model') + 1]]
+    assert main([*words, *small, *'--batch-size 2 --workers 0 --epochs 1 --warmup-epochs 0 --device cpu'.split(),
+                 '--output', str(tmp_path), '--experiment', 'run']) == 0
+    assert 0 <= float(summary(tmp_path / 'run')[0][column]) <= 100
+
+
 @pytest.mark.parametrize('code', PYTHON, ids=range(len(PYTHON)))
 def test_examples_run(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -39,6 +80,7 @@ def test_examples_run(code, tmp_path, monkeypatch):
 
 
 def test_the_examples_are_there():
+    assert len(LAYOUTS) == len(OF_LAYOUTS) == 6
     assert len(PYTHON) == 6 and len(TRAIN) == 9 and len(TIMM_TRAIN) == 1 and len(AFTER) >= 7
 
 

@@ -77,6 +77,11 @@ def test_any_layout_can_be_said(tmp_path):
     trees.write(root / 'train.txt', '\n'.join([*lines, f'raw/train/{names[2]} None 721.5377']))
     listed = DepthFolder(root, 'train', 256, layout=Layout(split_file='{split}.txt'))
     assert [path.name for path, _ in map(listed.paths, range(len(listed)))] == ['train00.png', 'train01.png']
+    lines = [f'raw/train/{name} {name} 721.5377' for name in names]  # each below a folder of its own
+    trees.write(root / 'train.txt', '\n'.join(lines))
+    layout = Layout(split_file='{split}.txt', image_dir='.', mask_dir='data_depth_annotated/train')
+    listed = DepthFolder(root, 'train', 256, layout=layout)
+    assert len(listed) == 3 and listed.paths(0)[1].is_relative_to(root / 'data_depth_annotated')
     trees.write(root / 'train.txt', '\n'.join(names))
     with pytest.raises(DatasetError, match='names images only needs the folder .* by image_dir and depth_dir'):
         DepthFolder(root, 'train', 256, layout=Layout(split_file='{split}.txt'))

@@ -2,6 +2,7 @@
 import io
 import json
 import os
+import pickle
 import subprocess
 import sys
 import tarfile
@@ -106,6 +107,14 @@ def test_webdataset_reads_them(tmp_path):
         assert sample['jpg'] == image.open().read() and sample['mask.png'] == mask.open().read()
     decoded = next(iter(webdataset.WebDataset(shards, shardshuffle=False).decode('pil')))
     assert np.array_equal(np.array(decoded['mask.png'])[..., 0], ours[0][1].numpy())
+
+
+def test_another_process_gets_the_index_by_its_name(tmp_path):
+    dataset = SegmentationFolder(written(tmp_path, 40), 'train', 3)
+    sent = pickle.dumps(dataset)
+    assert b'train.index.npy' in sent and b'00000007-train07' not in sent  # its name, and none of its rows
+    again = pickle.loads(sent)
+    assert len(again) == 40 and all(torch.equal(*pair) for pair in zip(dataset[7], again[7], strict=True))
 
 
 def test_the_same_data_give_the_same_bytes(tmp_path):

@@ -1,6 +1,7 @@
 """The scripts that are no commands, on small data."""
 import csv
 import itertools
+import json
 import os
 import runpy
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import trees
 from PIL import Image
 from running import ROOT, distributed, load_script
 
@@ -112,6 +114,18 @@ def test_the_benchmark_of_losses_measures_every_way(capsys):
     assert alone[1] > 2 * 2 * 11 * 64 * 64 * 4 / 2 ** 20
     assert alone[1] < nearest[1] < upsampled[1]
     assert '| scales 0 to 4, upsample |' in capsys.readouterr().out
+
+
+def test_the_benchmark_of_the_loader_measures_each_pipeline(tmp_path, capsys):
+    trees.beside(tmp_path, 'train/images/{name}.jpg', 'train/masks/{name}.png', splits=('train',), images=8)
+    rows = load_script('benchmark_loader').main([
+        str(tmp_path), *'--num-classes 3 --img-size 32 --batch-size 4 --rounds 2 --workers 0 1 --json'.split(),
+        str(tmp_path / 'rows.json')])
+    assert [(row['workers'], row['pipeline']) for row in rows] == [
+        (0, 'rexnet'), (0, 'decoding'), (1, 'rexnet'), (1, 'decoding')]
+    assert all(row['images_per_s'] > 0 for row in rows) and rows[0]['rexnet_faster'] == 1
+    assert rows[1]['ms_of_work'] < rows[0]['ms_of_work']  # of the same files nothing but decoded
+    assert json.loads((tmp_path / 'rows.json').read_text()) == rows and 'images/s' in capsys.readouterr().out
 
 
 def test_the_scales_of_a_run_are_measured(tmp_path, capsys):

@@ -146,7 +146,7 @@ def _template_source(
     if has_splits:
         return DataSource(name, root, splits, find)
     if layout.split_file is not None:
-        return listed(root, name, find, layout.split_file, partner)
+        return listed(root, name, find, layout.split_file, partner, (root / image_dir, root / mask_dir))
     return divided(root, name, find, layout)
 
 
@@ -182,8 +182,12 @@ def listed(
         find: Callable[[], list[Sample]],
         template: str,
         partner: Partner = MASKS,
+        below: Sequence[Path] = (),
 ) -> DataSource:
-    """A source whose splits are lists of images: a stem, a path below the folder of images, or an image and a mask."""
+    """A source whose splits are lists of images: a stem, a path below the folder of images, or an image and a mask.
+
+    `below` are the folders of images and of masks, to which the two files of a line may be relative.
+    """
     splits = _splits_of_template(root, template)
 
     def part(split: str) -> list[Sample]:
@@ -193,13 +197,18 @@ def listed(
             raise DatasetError(
                 f'A split must have a list of its images: there is no {root / template.replace(_SPLIT, split)}; '
                 f'lists there are of {", ".join(splits) or "no split"}.')
-        return read_list(path, root, find, partner)
+        return read_list(path, root, find, partner, below)
 
     return DataSource(name, root, splits, part)
 
 
 def read_list(
-        path: Path, root: Path, find: Callable[[], list[Sample]], partner: Partner = MASKS) -> list[Sample]:
+        path: Path,
+        root: Path,
+        find: Callable[[], list[Sample]],
+        partner: Partner = MASKS,
+        below: Sequence[Path] = (),
+) -> list[Sample]:
     """The samples that a list names, in its order; its first word is an image, a second one its mask."""
     lines = [line.split() for line in read_text(path).splitlines() if line.strip() and not line.startswith('#')]
     # as lists of KITTI's Eigen split name images that have no depth
@@ -208,7 +217,8 @@ def read_list(
         raise DatasetError(f'The list of a split must name its images, one a line: {path} has none.')
     paired = [words for words in lines if len(words) > 1 and Path(words[1]).suffix.lower() in partner.extensions]
     if len(paired) == len(lines):
-        return [(_existing(root, words[0], path), _existing(root, words[1], path)) for words in lines]
+        places = [(folder, root, path.parent) for folder in below] or [(root, path.parent)] * 2
+        return [(_existing(words[0], path, places[0]), _existing(words[1], path, places[1])) for words in lines]
     exact, by_end = {}, {}
     for sample in find():
         stem = Path(sample[0]).with_suffix('')
@@ -241,15 +251,16 @@ def _ends_of(path: str) -> list[str]:
     return ['/'.join(parts[start:]) for start in range(len(parts))]
 
 
-def _existing(root: Path, name: str, path: Path) -> Path:
-    """A file of a list: below the root or the folder of the list, however its path begins."""
+def _existing(name: str, path: Path, places: Sequence[Path]) -> Path:
+    """A file of a list: below the first of the places where it is, however its path begins."""
     parts = Path(name.strip('/')).parts
     for start in range(len(parts)):
-        for base in (root, path.parent):
+        for base in places:
             file = base.joinpath(*parts[start:])
             if file.is_file():
                 return file
-    raise DatasetError(f'Each file of a list must be there: {path} names {name!r}, which is not in {root}; correct it.')
+    raise DatasetError(
+        f'Each file of a list must be there: {path} names {name!r}, which is not in {places[0]}; correct it.')
 
 
 def _splits_of_template(root: Path, template: str) -> tuple[str, ...]:
