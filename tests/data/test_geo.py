@@ -272,7 +272,9 @@ def test_crops_of_a_large_image_are_read_by_windows(scale, tmp_path, monkeypatch
     dataset = large(tmp_path, monkeypatch)
     assert dataset.in_chans == 3 and len(dataset) == 1
     dataset.crops = 5
-    assert len(dataset) == 5 and dataset.paths(4) == dataset.paths(0)
+    assert len(dataset) == 5 and dataset.paths(4) == dataset.paths(-1) == dataset.paths(0)
+    with pytest.raises(IndexError, match='no sample 5 of 5'):
+        dataset[5]
     dataset.transform = create_segmentation_transform(
         True, 48, mean=(0,) * 3, std=(1,) * 3, scale=scale, color_jitter=0, interpolation='nearest', rotation=10)
     read, seen = [], set()
