@@ -42,8 +42,9 @@ SCENES = (
     'A TIFF with a georeference, or with more than 178 million pixels, is read and written by windows, whatever its '
     "size (pip install 'rexnet-timm[geo]'), and its result is a .tif that lies where it lies: mask has one band with "
     'the palette of the classes, or metres of depth; prob a float32 band for each class; overlay is RGB. Its bands '
-    'must be those of the training. Where it has no data (nodata value, mask, alpha) a mask has the ignored label, if '
-    'that is no class, or else 255, declared as nodata; prob and depth have NaN, overlays are transparent.')
+    'must be those of the training, unless --bands says where these are. Where it has no data (nodata value, mask, '
+    'alpha) a mask has the ignored label, if that is no class, or else 255, declared as nodata; prob and depth have '
+    'NaN, overlays are transparent.')
 
 OUTPUT_TYPE = one_of('mask', 'overlay', 'prob')
 DEPTH_FORMAT = one_of('png', 'tiff')

@@ -167,7 +167,7 @@ class SegmentationFolder(Dataset):
         return len(self._pairs) * self.crops
 
     def __getitem__(self, index: int) -> Any:
-        image_path, mask_path = self._pairs[index % len(self._pairs)]
+        image_path, mask_path = self.paths(index)
         if is_too_large(image_path):
             return self._crop_of_large(image_path, mask_path)
         image = read_image(image_path, **self.description.reading)
@@ -205,6 +205,8 @@ class SegmentationFolder(Dataset):
 
     def paths(self, index: int) -> tuple[Path, Path]:
         """The files of a sample: (image, mask), or what stands for a file in a larger one."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f'There is no sample {index} of {len(self)}.')  # which ends a loop over the samples
         return self._pairs[index % len(self._pairs)]
 
     @property

@@ -93,7 +93,8 @@ class Header:
     @property
     def has_alpha(self) -> bool:
         """Whether the last band is marked as alpha."""
-        return self.marked_alpha or self.mode in _WITH_ALPHA and self.channels == _channels_of(self.mode)
+        # of a TIFF, Pillow's mode has alpha for what is none too
+        return self.marked_alpha or self.format != 'TIFF' and self.mode in _WITH_ALPHA
 
     @property
     def bands(self) -> int:

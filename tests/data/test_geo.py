@@ -11,7 +11,7 @@ from PIL import Image
 
 from rexnet_timm.data import DatasetError, SegmentationFolder, create_segmentation_transform
 from rexnet_timm.data.geo import Scene, is_scene
-from rexnet_timm.data.images import read_image
+from rexnet_timm.data.images import read_header, read_image
 
 rasterio = pytest.importorskip('rasterio', reason='needs the extra geo')
 
@@ -272,7 +272,9 @@ def test_crops_of_a_large_image_are_read_by_windows(scale, tmp_path, monkeypatch
     dataset = large(tmp_path, monkeypatch)
     assert dataset.in_chans == 3 and len(dataset) == 1
     dataset.crops = 5
-    assert len(dataset) == 5 and dataset.paths(4) == dataset.paths(0)
+    assert len(dataset) == 5 and dataset.paths(4) == dataset.paths(-1) == dataset.paths(0)
+    with pytest.raises(IndexError, match='no sample 5 of 5'):
+        dataset[5]
     dataset.transform = create_segmentation_transform(
         True, 48, mean=(0,) * 3, std=(1,) * 3, scale=scale, color_jitter=0, interpolation='nearest', rotation=10)
     read, seen = [], set()
@@ -327,3 +329,14 @@ def test_the_range_of_large_images_is_measured_on_parts(tmp_path, monkeypatch):
     dataset = SegmentationFolder(tmp_path, 'train', 2)
     assert dataset.in_chans == 2
     np.testing.assert_allclose(dataset.description.image_scale, ((100, 3000),) * 2, atol=60)
+
+
+@pytest.mark.parametrize('bits', [10, 12])
+@pytest.mark.parametrize('bands', [1, 3])
+def test_packed_bits_are_the_numbers(bits, bands, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 2 ** bits, (bands, 9, 11)).astype(np.uint16)
+    path = write_geotiff(tmp_path / 'a.tif', pixels, nbits=bits)
+    assert read_header(path, 'image').bits == bits
+    expected = torch.from_numpy(pixels.astype(np.float32)) / (2 ** bits - 1)
+    for image in (read(path, bands, (), 2. ** bits - 1), read_image(path, bands, (), 2. ** bits - 1)):
+        torch.testing.assert_close(image.as_subclass(torch.Tensor), expected)

@@ -161,6 +161,27 @@ def test_bands_are_chosen_by_number(tmp_path, name, bands, write):
         read_image(path, 2, (1, 9), 4095.)
 
 
+@pytest.mark.parametrize('name, bands, write', [row for row in DEEP if row[0] in ('rgb.png', 'seven.tif', 'grey.png')])
+def test_a_picture_in_a_table_is_read_like_a_file(tmp_path, name, bands, write):
+    """Of Hugging Face, which holds the bytes of files."""
+    class Cell:
+        suffix = ''
+
+        def __str__(self):
+            return 'row 3'
+
+        def open(self, mode='rb'):
+            return (tmp_path / name).open(mode)
+
+    write(tmp_path / name)
+    cell = Cell()
+    cell.suffix = '.tif' if name == 'seven.tif' else ''
+    needs_rasterio(tmp_path / name)
+    assert torch.equal(read_image(cell, bands, scale=4095.), read_image(tmp_path / name, bands, scale=4095.))
+    with pytest.raises(DatasetError, match='row 3 has .* bits'):
+        read_image(cell, bands)
+
+
 def test_an_image_of_8_bits_does_not_pass_for_one_of_more(tmp_path):
     save(tmp_path / 'a.png', noise(8, 8, 3))
     for scale in (65535., ((0., 3000.),)):

@@ -24,7 +24,8 @@ def folder(root, images: dict[str, np.ndarray], size=(8, 8)):
         path = root / 'train' / name
         if path.suffix == '.npy':
             np.save(path, pixels)
-        elif path.suffix == '.tif' and (pixels.ndim == 3 and pixels.dtype == np.uint16 or pixels.shape[-1] > 4):
+        elif path.suffix == '.tif' and (
+                pixels.ndim == 3 and pixels.dtype == np.uint16 or pixels.shape[-1] in (2, 5)):
             write_tiff(path, pixels, pixels.dtype.itemsize * 8, 1, (0,) * (pixels.shape[-1] - 1))
         elif pixels.dtype == np.uint16 and pixels.ndim == 3:
             write_png(path, pixels, 16, {2: 4, 3: 2, 4: 6}[pixels.shape[-1]])
@@ -51,6 +52,7 @@ HOLES = np.concatenate([noise(8, 8, 3), (noise(8, 8, 1) > 100) * np.uint8(255)],
     ({'a.png': noise(8, 8, high=4096)}, 1, []),
     ({'a.tif': noise(8, 8, 7, high=4096)}, 7, []),
     ({'a.tif': noise(8, 8, 5)}, 5, []),
+    ({'a.tif': noise(8, 8, 2)}, 2, []),
     ({'a.npy': noise(8, 8, 2).astype(np.float32)}, 2, []),
 ])
 def test_channels_follow_the_images(tmp_path, images, in_chans, told):
