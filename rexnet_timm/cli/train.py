@@ -34,7 +34,7 @@ from .build import (
 )
 from .kinds import Batches, Kind, kind_of
 from .parsing import Parser, report_errors
-from .resume import Changes, Origin, changes_of, facts_of, find_origin, from_primary, make_folder
+from .resume import AUTO, Changes, Origin, changes_of, facts_of, find_origin, from_primary, make_folder
 
 __all__ = ['main', 'run', 'train']
 
@@ -164,7 +164,7 @@ def _restore(
     state.restore(
         origin.checkpoint, origin.path, with_optimizer=not args.no_resume_opt, keep_options=keep_options,
         same_batches=not changes.of_batches)
-    if args.start_epoch is not None and args.start_epoch != state.epoch:
+    if args.resume != AUTO and args.start_epoch not in (None, state.epoch):  # with auto, that of the first start
         _start_at(args, state, args.start_epoch, updates_per_epoch)
     elif keep_options:
         _set_rate(args, state, updates_per_epoch)

@@ -32,7 +32,9 @@ class Net(nn.Module):
 def create(loss: nn.Module | None = None) -> tuple[ClassificationTask, torch.optim.Optimizer]:
     torch.manual_seed(0)
     task = ClassificationTask(Net(), loss or nn.CrossEntropyLoss(), verbose=False)
-    return task, torch.optim.AdamW(task.parameters(), lr=0.01)
+    optimizer = torch.optim.AdamW(task.parameters(), lr=0.01)
+    task.setup_ema(decay=0.9, use_warmup=True)
+    return task, optimizer
 
 
 def batches(number: int, bad: tuple[int, ...] = (), value: float = float('nan')) -> list:
@@ -45,7 +47,7 @@ def batches(number: int, bad: tuple[int, ...] = (), value: float = float('nan'))
 
 
 def state_of(task: ClassificationTask, optimizer: torch.optim.Optimizer) -> dict:
-    return {'model': task.trainable_module.state_dict(), 'optimizer': optimizer.state_dict()}
+    return {**task.get_checkpoint_state(), **task.get_checkpoint_state(ema=True), 'optimizer': optimizer.state_dict()}
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
