@@ -288,7 +288,8 @@ def fit(
     best_metric, best_epoch = None, None
 
     def after_update(num_updates: int) -> None:
-        if recovery_interval and num_updates % recovery_interval == 0:
+        # those from before a row of bad numbers stay
+        if recovery_interval and num_updates % recovery_interval == 0 and not state.skipped.in_row:
             state.save()
 
     for epoch in range(state.epoch, epochs):
