@@ -149,7 +149,7 @@ def test_the_checkpoint_before_the_bad_numbers_is_kept_and_named(tmp_path):
     state = RunState(task, optimizer, saver=Saver(tmp_path))
     made = batches(8, bad=(2, 3, 4, 5))
     with pytest.raises(FloatingPointError, match=(
-            f"in 4 updates in a row, until batch 5 of epoch 0. The last good checkpoint is '{tmp_path}/recovery-0-2.pth")):
+            f"in 4 updates in a row, until batch 5 of epoch 0. The last good checkpoint is '{tmp_path}/recovery-0-2")):
         fit(task, made, made, optimizer, 1, eval_metric='loss', state=state, recovery_interval=1, max_skipped=4)
     assert {path.name for path in tmp_path.iterdir()} == {'recovery-0-1.pth.tar', 'recovery-0-2.pth.tar'}
 
