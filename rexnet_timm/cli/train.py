@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> str:
     else:
         folder = from_primary(process, lambda: make_folder(args, origin))
         if process.primary:
-            state.saver = _create_saver(args, parts, origin, record, folder)
+            state.saver = _create_saver(args, parts, origin, folder)
     if is_finished:
         if process.primary:
             _logger.info(f'Nothing to train: {state.epoch} of {epochs} epochs are done; --epochs asks for more')
@@ -188,8 +188,7 @@ def _set_rate(args: argparse.Namespace, state: RunState, updates_per_epoch: int)
         state.lr_scheduler.step(state.epoch)
 
 
-def _create_saver(
-        args: argparse.Namespace, parts: _Parts, origin: Origin, record: dict[str, Any], folder: str) -> Saver:
+def _create_saver(args: argparse.Namespace, parts: _Parts, origin: Origin, folder: str) -> Saver:
     """The saver; where the run goes on in its own folder, with the checkpoints that are there and the best one."""
     saver = Saver(folder, parts.decreasing, args.checkpoint_hist)
     if origin.checkpoint is None or origin.folder is None:
