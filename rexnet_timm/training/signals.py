@@ -45,6 +45,8 @@ class StopRequest:
         self._since = 0.
         self._process = os.getpid()
         self._before: dict[int, object] = {}
+        self._pipe: tuple[int, int] | None = None
+        self._former_pipe = -1
         self._group: dist.ProcessGroup | None = None
 
     def __enter__(self) -> 'StopRequest':
@@ -53,11 +55,25 @@ class StopRequest:
         if threading.current_thread() is threading.main_thread():
             self._before = {
                 number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+            self._watch()
         return self
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._pipe is not None:
+            signal.set_wakeup_fd(self._former_pipe)
+            os.close(self._pipe[1])  # which ends the thread
+            self._pipe = None
+            _open.discard(self)
+
+    def _watch(self) -> None:
+        """Have a thread end the process at a second signal, of which Python tells nothing while it waits for others."""
+        self._pipe = reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        self._former_pipe = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        _open.add(self)
+        threading.Thread(target=_end_at_second, args=(reading,), name='signals', daemon=True).start()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
@@ -65,7 +81,7 @@ class StopRequest:
             self.number, self._since = int(number), now
             if os.getpid() == self._process and int(os.environ.get('RANK') or 0) == 0:
                 os.write(2, b'\nStopping after this update; a second signal ends at once.\n')
-        elif now - self._since > _TOGETHER:
+        elif now - self._since > _TOGETHER and os.getpid() != self._process:
             os._exit(128 + number)
 
     def agreed(self) -> int:
@@ -75,3 +91,31 @@ class StopRequest:
         number = torch.tensor(self.number)
         dist.all_reduce(number, dist.ReduceOp.MAX, group=self._group)
         return int(number)
+
+
+_open: set[StopRequest] = set()
+
+
+def _leave_pipe() -> None:
+    """A process that is forked meanwhile must not write its signals into the pipe of this one."""
+    if _open:
+        signal.set_wakeup_fd(-1)
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_leave_pipe)
+
+
+def _end_at_second(reading: int) -> None:
+    """Read the numbers of signals from a pipe, and end the process at a second one that was sent on its own."""
+    first = None
+    while numbers := os.read(reading, 16):
+        for number in numbers:
+            if number not in (signal.SIGTERM, signal.SIGINT):
+                continue
+            now = time.monotonic()
+            if first is None:
+                first = now
+            elif now - first > _TOGETHER:
+                os._exit(128 + number)
+    os.close(reading)
