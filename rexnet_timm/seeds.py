@@ -13,7 +13,11 @@ __all__ = ['seed_everything', 'seed_of', 'seeded']
 
 
 def seed_of(*place: int) -> int:
-    """A seed from 0 to 2**32 - 1 that follows from numbers of at least 0; other numbers give an unrelated one."""
+    """A seed from 0 to 2**32 - 1 that follows from numbers of at least 0.
+
+    As many other numbers give an unrelated one. NumPy takes up to four numbers and the same with zeros behind for one
+    place, so places of different kinds must not differ in that alone.
+    """
     return int(np.random.SeedSequence(place).generate_state(1, np.uint32)[0])
 
 

@@ -38,7 +38,7 @@ from .faults import safe_after
 from .kinds import Batches, Kind, kind_of
 from .lock import folder_lock
 from .parsing import Parser, report_errors
-from .resume import Changes, Origin, changes_of, facts_of, find_origin, from_primary, make_folder
+from .resume import AUTO, Changes, Origin, changes_of, facts_of, find_origin, from_primary, make_folder
 
 __all__ = ['main', 'run', 'train']
 
@@ -110,7 +110,7 @@ def _run(args: argparse.Namespace, stack: ExitStack) -> str:
         folder = from_primary(process, lambda: make_folder(
             args, origin, lambda folder: stack.enter_context(folder_lock(folder))))
         if process.primary:
-            state.saver = _create_saver(args, parts, origin, record, folder)
+            state.saver = _create_saver(args, parts, origin, folder)
     if is_finished:
         if process.primary:
             _logger.info(f'Nothing to train: {state.epoch} of {epochs} epochs are done; --epochs asks for more')
@@ -182,7 +182,7 @@ def _restore(
     state.restore(
         origin.checkpoint, origin.path, with_optimizer=not args.no_resume_opt, keep_options=keep_options,
         same_batches=not changes.of_batches)
-    if args.start_epoch is not None and args.start_epoch != state.epoch:
+    if args.resume != AUTO and args.start_epoch not in (None, state.epoch):  # with auto, that of the first start
         _start_at(args, state, args.start_epoch, updates_per_epoch)
     elif keep_options:
         _set_rate(args, state, updates_per_epoch)
@@ -206,8 +206,7 @@ def _set_rate(args: argparse.Namespace, state: RunState, updates_per_epoch: int)
         state.lr_scheduler.step(state.epoch)
 
 
-def _create_saver(
-        args: argparse.Namespace, parts: _Parts, origin: Origin, record: dict[str, Any], folder: str) -> Saver:
+def _create_saver(args: argparse.Namespace, parts: _Parts, origin: Origin, folder: str) -> Saver:
     """The saver; where the run goes on in its own folder, with the checkpoints that are there and the best one."""
     saver = Saver(folder, parts.decreasing, args.checkpoint_hist)
     if origin.checkpoint is None or origin.folder is None:

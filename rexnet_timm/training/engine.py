@@ -146,15 +146,15 @@ def train_one_epoch(
         state.averages.add(result, len(input))
 
         if need_update:
+            num_updates += 1
             if updates.step():
                 state.averages.commit()
                 state.skipped.in_row = 0
+                task.update_ema(step=num_updates - state.skipped.total)
             else:
                 state.averages.drop()
                 files = _files_of(loader, range(batch_idx + 1 - accum_steps, batch_idx + 1))
                 _leave_out(state, updates, epoch, batch_idx, files, max_skipped)
-            num_updates += 1
-            task.update_ema(step=num_updates)
             if lr_scheduler is not None:
                 lr_scheduler.step_update(num_updates=num_updates)
             state.batch = batch_idx + 1
@@ -298,7 +298,9 @@ def fit(
 
     def after_update(num_updates: int) -> None:
         number = stop.agreed() if stop is not None else 0
-        if number or (recovery_interval and num_updates % recovery_interval == 0):
+        # those from before a row of bad numbers stay
+        is_due = recovery_interval and num_updates % recovery_interval == 0 and not state.skipped.in_row
+        if number or is_due:
             state.save()
         if number:
             raise Stopped(number, f'{signal.Signals(number).name}: stopped in epoch {state.epoch} after batch '

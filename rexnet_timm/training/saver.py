@@ -110,7 +110,8 @@ class Saver:
         epoch, metric = history.get('pending', (None, None))
         if epoch is not None:
             link_file(path, self._path(LAST))  # which may be damaged
-            self._follow(epoch, metric, path)
+            self.newest = self._path(LAST)
+            self._follow(epoch, metric, self.newest)
         best = f'checkpoint-{self.best_epoch}{ENDING}'
         if any(name == best for name, _ in self._ranked):
             link_file(self._path(best), self._path(BEST))

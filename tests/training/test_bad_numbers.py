@@ -32,7 +32,9 @@ class Net(nn.Module):
 def create(loss: nn.Module | None = None) -> tuple[ClassificationTask, torch.optim.Optimizer]:
     torch.manual_seed(0)
     task = ClassificationTask(Net(), loss or nn.CrossEntropyLoss(), verbose=False)
-    return task, torch.optim.AdamW(task.parameters(), lr=0.01)
+    optimizer = torch.optim.AdamW(task.parameters(), lr=0.01)
+    task.setup_ema(decay=0.9, use_warmup=True)
+    return task, optimizer
 
 
 def batches(number: int, bad: tuple[int, ...] = (), value: float = float('nan')) -> list:
@@ -45,7 +47,7 @@ def batches(number: int, bad: tuple[int, ...] = (), value: float = float('nan'))
 
 
 def state_of(task: ClassificationTask, optimizer: torch.optim.Optimizer) -> dict:
-    return {'model': task.trainable_module.state_dict(), 'optimizer': optimizer.state_dict()}
+    return {**task.get_checkpoint_state(), **task.get_checkpoint_state(ema=True), 'optimizer': optimizer.state_dict()}
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
@@ -140,6 +142,16 @@ def test_all_processes_leave_out_the_same_update(tmp_path):
     (skipped, first), (skipped_too, second) = (torch.load(tmp_path / f'{rank}.pth') for rank in range(2))
     assert skipped == skipped_too == 1
     assert all(torch.equal(first[name], second[name]) and first[name].isfinite().all() for name in first)
+
+
+def test_the_checkpoint_before_the_bad_numbers_is_kept_and_named(tmp_path):
+    task, optimizer = create()
+    state = RunState(task, optimizer, saver=Saver(tmp_path))
+    made = batches(8, bad=(2, 3, 4, 5))
+    with pytest.raises(FloatingPointError, match=(
+            f"in 4 updates in a row, until batch 5 of epoch 0. The last good checkpoint is '{tmp_path}/recovery-0-2")):
+        fit(task, made, made, optimizer, 1, eval_metric='loss', state=state, recovery_interval=1, max_skipped=4)
+    assert {path.name for path in tmp_path.iterdir()} == {'recovery-0-1.pth.tar', 'recovery-0-2.pth.tar'}
 
 
 def spoil(task: ClassificationTask) -> None:
