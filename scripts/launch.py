@@ -40,7 +40,8 @@ def main(argv: list[str]) -> int:
     except SignalException as error:  # the processes have had their time to save
         return 128 + int(error.sigval)
     except RendezvousError as error:
-        print(f'The processes did not meet ({type(error).__name__}: {error}): check --rdzv-endpoint, the network '
+        reason = ': '.join(filter(None, (type(error).__name__, str(error))))
+        print(f'The processes did not meet ({reason}): check --rdzv-endpoint, the network '
               'between the hosts, and that as many of them start as --nnodes says.', file=sys.stderr)
         return 1
     return 0

@@ -300,9 +300,9 @@ def fit(
 
     def after_update(num_updates: int) -> None:
         number = stop.agreed() if stop is not None else 0
-        is_due = bool(recovery_interval) and num_updates % recovery_interval == 0
         # those from before a row of bad numbers stay
-        if (number or is_due) and not state.skipped.in_row:
+        is_due = recovery_interval and num_updates % recovery_interval == 0 and not state.skipped.in_row
+        if number or is_due:
             state.save()
         if number:
             raise Stopped(number, f'{signal.Signals(number).name}: stopped in epoch {state.epoch} after batch '

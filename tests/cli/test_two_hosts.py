@@ -1,4 +1,4 @@
-"""Two hosts, as two namespaces of the network on this machine: a link that is lost for seconds, a host lost for good."""
+"""Two hosts, as two namespaces of the network: a link that is lost for seconds, a host that is lost for good."""
 import contextlib
 import os
 import shutil
@@ -55,15 +55,15 @@ def start(folder: Path, names: list[str], *words: str) -> list[subprocess.Popen]
     launchers = []
     torchrun = (
         '--nnodes 2 --rdzv-backend c10d --rdzv-endpoint 10.77.0.1:29577 --rdzv-id run --max-restarts 1 '
-        '--rdzv-conf join_timeout=20,timeout=20,read_timeout=20 --').split()
+        '--rdzv-conf join_timeout=20,timeout=20,read_timeout=20,is_host=').split()
     for number, name in enumerate(names, 1):
         environment = {
             **os.environ, 'PYTHON': sys.executable, 'PYTHONPATH': str(ROOT), 'GLOO_SOCKET_IFNAME': 'cable'}
         with open(folder / HOSTS[number - 1], 'w') as log:
             launchers.append(subprocess.Popen(
                 ['ip', 'netns', 'exec', name, 'bash', str(ROOT / 'scripts' / 'distributed_train.sh'), '1',
-                 '--local-addr', f'10.77.0.{number}', *torchrun, *LONG, *words], cwd=folder, env=environment,
-                stdout=log, stderr=log, start_new_session=True))
+                 '--local-addr', f'10.77.0.{number}', *torchrun[:-1], torchrun[-1] + str(number == 1).lower(), '--',
+                 *LONG, *words], cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True))
     return launchers
 
 
