@@ -41,7 +41,7 @@ FLAGS = {
 
 def add_layout(add: Callable[..., None]) -> None:
     """Add the options of `LAYOUT` to a group."""
-    add('--data-format', kind=DATA_FORMAT, help='form of images and masks', unset='auto')
+    add('--data-format', kind=DATA_FORMAT, help='form of the files', unset='auto')
     add('--image-dir', metavar='DIR', help="folder of the images below that of the data, such as 'leftImg8bit/{split}'",
         unset='by --data-format')
     add('--mask-dir', '--depth-dir', metavar='DIR', help='folder of the masks, or of the depth maps, likewise')
