@@ -11,6 +11,7 @@ import yaml
 from running import ROOT
 
 import rexnet_timm
+from rexnet_timm.cli import resume
 from rexnet_timm.cli import train as command
 from rexnet_timm.files import load_checkpoint_file
 
@@ -41,12 +42,12 @@ def test_the_call_is_the_command(tmp_path):
 
 
 def test_runs_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
-    class Frozen(command.datetime):
+    class Frozen(resume.datetime):
         @classmethod
         def now(cls):
             return cls(2026, 1, 2, 3, 4, 5)
 
-    monkeypatch.setattr(command, 'datetime', Frozen)
+    monkeypatch.setattr(resume, 'datetime', Frozen)
     folders = [Path(rexnet_timm.train(**SMALL, output=tmp_path)).name for _ in range(2)]
     assert folders == ['20260102-030405-rexnetv1_unet_test', '20260102-030405-rexnetv1_unet_test-2']
 
