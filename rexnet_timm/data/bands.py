@@ -185,8 +185,8 @@ def _check_kind(values: np.ndarray, scale: Scale, where: Any) -> None:
         kind = {'f': 'floating-point numbers', 'i': f'{bits} bits with a sign'}.get(values.dtype.kind, f'{bits} bits')
         raise DatasetError(
             f'Images must have 8 bits a channel: {where} has {kind}, values from {lowest:g} to {highest:g}; convert it '
-            'to 8 bits by the range of its values, or train a model on such images, since cutting it off here would '
-            'lose that range unseen.')
+            'to 8 bits by the range of its values, or train a model on such images with image_scale=percentile, since '
+            'cutting it off here would lose that range unseen.')
 
 
 def as_uint8(pixels: torch.Tensor) -> torch.Tensor:

@@ -72,6 +72,7 @@ def describe(model: nn.Module, description: DataDescription) -> nn.Module:
     ([] for all); 'image_scale', by which values are divided, or the pairs of values that become 0 and 1; and 'mean' and
     'std' of each channel, of values that are then brought from 0 to 1 into 'value_range'.
     """
+    scale = description.reading['scale']
     model.description = description
     model.class_names = list(description.class_names)
     model.colors = [tuple(color) for color in description.palette(max(2, _num_classes(model))).tolist()]
@@ -79,7 +80,7 @@ def describe(model: nn.Module, description: DataDescription) -> nn.Module:
     model.preprocessing = {
         'mean': list(description.mean), 'std': list(description.std), 'value_range': list(description.value_range),
         'in_chans': description.in_chans, 'bands': list(description.bands),
-        'image_scale': description.reading['scale']}
+        'image_scale': [list(pair) for pair in scale] if isinstance(scale, tuple) else scale}
     if isinstance(model, smp.base.SegmentationModel):
         model.config[SAVED] = description.to_dict()
     return model

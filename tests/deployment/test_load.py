@@ -63,7 +63,8 @@ def test_every_kind_of_model_is_rebuilt(name, runs):
 
 
 def test_what_the_run_was_told_of_its_images_is_kept(runs):
-    expected = {'mean': [0.5] * 3, 'std': [0.25] * 3, 'value_range': [0., 1.], 'in_chans': 3}
+    expected = {
+        'mean': [0.5] * 3, 'std': [0.25] * 3, 'value_range': [0., 1.], 'in_chans': 3, 'bands': [], 'image_scale': 255.}
     assert load_model(runs('unet')).preprocessing == expected
 
 

@@ -143,7 +143,7 @@ def test_images_of_other_bits_are_scaled_as_in_training(tmp_path):
 
     model = describe(Seen(), DataDescription(
         in_chans=2, bands=(3, 1), image_scale=((100, 300), (0, 1000)), mean=(0.5, 0.25), std=(0.5, 2.)))
-    assert model.preprocessing['bands'] == [3, 1] and model.preprocessing['image_scale'] == ((100, 300), (0, 1000))
+    assert model.preprocessing['bands'] == [3, 1] and model.preprocessing['image_scale'] == [[100, 300], [0, 1000]]
     stored = np.zeros((40, 40, 3), np.uint16)
     stored[..., 0], stored[..., 2] = 600, 250
     np.save(tmp_path / 'a.npy', stored)
