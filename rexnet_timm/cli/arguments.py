@@ -108,8 +108,8 @@ def _add_data(group: Callable[[str], Callable[..., None]]) -> None:
         help='training images of a built-in set; an eighth as many for validation')
     add('--train-split', default='train', help='part that is trained on')
     add('--val-split', default='validation', help='part that is validated on')
-    add('--auto', kind=bool, help='segmentation: take what "rexnet check" proposes')
-    add('--skip-bad-samples', kind=INDEX, default=0, help='segmentation: bad samples that may be left out')
+    add('--auto', kind=bool, help='masks: take what "rexnet check" proposes')
+    add('--skip-bad-samples', kind=INDEX, default=0, help='masks: bad samples that may be left out')
     add('--class-map', default='', metavar='FILE', help='classification: file of class names, in the order of indices')
     add('--num-classes', kind=COUNT, help='classes of the labels, 1 for binary masks',
         unset='that of the data or of the model')

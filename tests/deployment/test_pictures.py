@@ -4,9 +4,13 @@ import torch
 from PIL import Image
 
 from rexnet_timm.deployment.pictures import (
+    IGNORED_COLOR,
+    MARGIN,
+    TEXT_SIZE,
     colorize_depth,
     confusion_picture,
     error_map,
+    sample_sheet,
     to_picture,
     worst_sheet,
 )
@@ -54,3 +58,22 @@ def test_the_sheet_holds_images_of_any_size_below_each_other():
     for color, pixels in (((255, 0, 0), 100 * (50 + 200)), ((0, 0, 255), 100 * (50 + 200)), ((0, 255, 0), 14 * 14)):
         assert (sheet == color).all(-1).sum() == pixels
     assert sheet.shape[1] == 2 * 108 + 8
+
+
+def test_samples_with_their_masks():
+    image = torch.full((3, 30, 40), 200, dtype=torch.uint8)
+    labels = torch.zeros(30, 40, dtype=torch.int64)
+    labels[:, 20:], labels[:10, 20:] = 2, -1
+    colors = np.array([(0, 0, 0), (0, 255, 0), (200, 0, 0)], np.uint8)
+    sheet = np.array(sample_sheet([('a, 40 x 30', image, labels)], ['ground', 'unseen', 'car'], colors, width=40))
+    line = TEXT_SIZE + 2 * MARGIN
+    tiles = [sheet[2 * line:2 * line + 30, MARGIN + start:MARGIN + start + 40] for start in (0, 48, 96)]
+    assert (tiles[0] == 200).all()
+    assert (tiles[1][:, :20] == 0).all() and (tiles[1][20:, 20:] == (200, 0, 0)).all()
+    assert (tiles[1][:10, 20:] == IGNORED_COLOR).all()
+    assert np.abs(tiles[2].astype(int) - (tiles[0].astype(int) + tiles[1]) / 2).max() <= 1
+    legend = sheet[2 * line + 30:].reshape(-1, 3).tolist()
+    assert [200, 0, 0] in legend and list(IGNORED_COLOR) in legend and [0, 255, 0] not in legend
+    deep = image.double() * 100 / 3
+    deep[:, :, :5] = 0
+    assert sample_sheet([('b', deep, labels)], ['ground', 'unseen', 'car'], colors).size[0] > 700
