@@ -196,7 +196,7 @@ def test_a_validation_with_other_labels(tmp_path, capsys):
     ([], '--num-classes is needed for segmentation'), (['--label-map', 'cityscape'], 'Did you mean cityscapes'),
     (['--label-map', '0:0', '255'], "--label-map must be pairs such as '0:0 255:1'"),
     (['--color-map', 'gone.txt'], "--color-map must be a file with a class in each line"),
-    (['--data-format', 'vok'], "--data-format must be one of auto, voc"),
+    (['--data-format', 'vok'], "--data-format must be one of auto, shards, voc"),
     (['--image-dir', 'x'], '--image-dir and --mask-dir belong together, got only --image-dir: pass --mask-dir too'),
     (['--data-format', 'voc'], 'must have JPEGImages, SegmentationClass and ImageSets/Segmentation'),
     (['--num-classes', '3'], 'pass --num-classes 1 if the masks are binary'),

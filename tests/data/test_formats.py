@@ -386,7 +386,7 @@ def test_a_named_format_says_what_it_needs(name, tmp_path):
 
 
 def test_a_format_that_there_is_not(tmp_path):
-    with pytest.raises(ValueError, match="must be auto or one of shards, voc, .*got 'cityscape'. Did you mean cityscapes"):
+    with pytest.raises(ValueError, match="auto or one of shards, voc.*got 'cityscape'. Did you mean cityscapes"):
         describe_data(tmp_path, Layout('cityscape'))
 
 
