@@ -493,7 +493,7 @@ def test_a_lost_connection_is_no_traceback_on_several_processes(capsys, monkeypa
         report_errors('rexnet train', raiser(error))
     monkeypatch.setenv('WORLD_SIZE', '2')
     monkeypatch.setenv('RANK', '1')
-    assert report_errors('rexnet train', raiser(error)) == 1
+    assert report_errors('rexnet train', raiser(error)) == parsing.LEFT_ALONE
     assert capsys.readouterr().err == (
         'rexnet train: process 1 stops, since another process of the run has ended.\n')
     with pytest.raises(RuntimeError):
