@@ -20,7 +20,7 @@ from .description import DataDescription, Layout
 from .folder import refuse_sizes
 from .formats.dataset_yaml import FILE_NAME, DatasetFile, is_dataset_yaml, read_dataset_yaml
 from .formats.folders import DEPTHS, folder_source
-from .images import check_image_header, decode, read_header, read_image
+from .images import check_image_header, decode, load_array, read_header, read_image
 from .stream import describe_shards
 from .transforms import Resize
 
@@ -230,13 +230,7 @@ def _picture(path: Path) -> np.ndarray:
 
 
 def _array(path: Path) -> np.ndarray:
-    try:
-        with path.open('rb') as file:
-            values = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DatasetError(
-            f'Every depth map must be readable: {path} is not ({type(error).__name__}: {error}); replace or remove the '
-            'file.') from error
+    values = load_array(path, 'depth map')
     shape = values.shape
     values = values.reshape([side for side in shape if side != 1] if len(shape) == 3 else shape)
     if values.ndim != 2 or values.dtype.kind not in 'uif' or 0 in shape:

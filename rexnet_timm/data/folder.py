@@ -28,7 +28,7 @@ from .images import (
     read_image,
 )
 from .labels import HIGHEST, LOWEST
-from .masks import MaskReader, Masks, count_labels, foreground_value, mask_size
+from .masks import MaskReader, count_labels, foreground_value, mask_size
 from .survey import percentiles, sample_values, statistics, survey
 from .transforms import RandomScaleCrop, Resize
 
@@ -145,14 +145,14 @@ class SegmentationFolder(Dataset):
         self.transform = transform
         self.crops = 1
         self._pairs = source.samples(split)
-        images = [image for image, _ in self._pairs]
+        images = _Files(self._pairs, 0)
         found = survey(images, in_chans, root.bands, root.image_scale)
         self.in_chans, self.has_colors = found.in_chans, found.has_colors
         self._survey = found
         self._statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
         root = replace(root, in_chans=self.in_chans, image_scale=self._scale(images, root.bands, found.scale))
         names = _fitting_names(root, num_classes)
-        masks = Masks(self._pairs)
+        masks = _Files(self._pairs, 1)
         self.foreground = 1
         if num_classes <= 2 and not is_mapped:
             self.foreground = foreground_value(masks, ignore_index)
@@ -226,7 +226,7 @@ class SegmentationFolder(Dataset):
         """
         if not self._read.table.is_mapped:
             return {}, 0
-        counts, number = count_labels(Masks(self._pairs), self._read.colors)
+        counts, number = count_labels(_Files(self._pairs, 1), self._read.colors)
         data = self.description
         listed = {label for label, _ in data.label_map} or {label for _, label in data.color_map}
         total = sum(counts.values())
@@ -278,7 +278,7 @@ class SegmentationFolder(Dataset):
         if self._survey.is_plain:
             return None
         if self._statistics is None:
-            values = sample_values([image for image, _ in self._pairs], self.in_chans, self.description.bands)
+            values = sample_values(_Files(self._pairs, 0), self.in_chans, self.description.bands)
             self._statistics = statistics(values, self.description.image_scale)
         return self._statistics
 
@@ -346,6 +346,19 @@ class SegmentationFolder(Dataset):
             raise DatasetError(f'At least one sample must be usable, and none of the split {self.split} of {self.root} '
                                'is; mend the data.')
         self._pairs = [pair for index, pair in enumerate(self._pairs) if index not in set(indices)]
+
+
+class _Files(Sequence[Any]):
+    """The images, or the masks, of samples, each when it is asked for."""
+
+    def __init__(self, samples: Sequence[tuple[Any, Any]], place: int) -> None:
+        self.samples, self.place = samples, place
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.samples[index][self.place]
 
 
 def is_drawn_as_stored(image: Any, mask: Any, size: Sequence[int]) -> bool:

@@ -241,14 +241,32 @@ def _header_of_tags(path: Path) -> Header | None:
         is_palette=tags.get(_PHOTOMETRIC_INTERPRETATION) == _PALETTE)
 
 
-def _array(path: Path) -> np.ndarray:
-    """The array of a .npy file, as rows, columns and bands, read when it is used."""
+def load_array(path: Any, kind: str) -> np.ndarray:
+    """The array of a .npy file; that of a file of its own is mapped, and read when it is used.
+
+    So a header that tells a shape that no memory holds does not fit its file, and fails.
+
+    Args:
+        path: The file, or what opens like one.
+        kind: 'image', 'mask' or 'depth map', for messages.
+
+    Raises:
+        DatasetError: Not readable.
+    """
     try:
-        values = np.load(path, mmap_mode='r', allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        if isinstance(path, Path):
+            return np.lib.format.open_memmap(path, mode='r')
+        with path.open('rb') as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError, MemoryError) as error:
         raise DatasetError(
-            f'Every image must be readable: {path} is not ({type(error).__name__}: {first_lines(error, 1)}); replace '
+            f'Every {kind} must be readable: {path} is not ({type(error).__name__}: {first_lines(error, 1)}); replace '
             'or remove the file.') from error
+
+
+def _array(path: Any) -> np.ndarray:
+    """The array of an image, as rows, columns and bands."""
+    values = load_array(path, 'image')
     if values.ndim not in (2, 3) or 0 in values.shape:
         raise DatasetError(
             f'An image must be an array (H, W) or (H, W, bands): {path} has the shape {values.shape}; save it so.')

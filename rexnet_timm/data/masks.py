@@ -21,11 +21,11 @@ from torchvision import tv_tensors
 
 from ..errors import DatasetError
 from .description import DEFAULT_IGNORE_LABEL
-from .images import Header, TooLargeError, decode, max_pixels, read_header
+from .images import Header, TooLargeError, decode, load_array, max_pixels, read_header
 from .labels import HIGHEST, INVALID, LOWEST, ColorTable, LabelTable, color_keys
 
 __all__ = [
-    'ColoredMaskError', 'MaskReader', 'Masks', 'check_mask_header', 'count_labels', 'foreground_value', 'found_colors',
+    'ColoredMaskError', 'MaskReader', 'check_mask_header', 'count_labels', 'foreground_value', 'found_colors',
     'mask_size', 'stored_labels']
 
 # Modes whose pixels are one number: 1 bit, grey, palette (the index is the label), 16 and 32 bit integers.
@@ -159,13 +159,7 @@ def _grey_of_colors(path: Path, picture: Image.Image) -> np.ndarray:
 
 
 def _labels_of_array(path: Path, mmap_mode: str | None = None) -> np.ndarray:
-    try:
-        # mapped and not read: a header may tell a shape that no memory holds, and then does not fit its file
-        stored = np.lib.format.open_memmap(path, mode='r')
-    except (OSError, ValueError, EOFError) as error:
-        raise DatasetError(
-            f'Every mask must be readable: {path} is not ({type(error).__name__}: {error}); replace or remove the '
-            'file.') from error
+    stored = load_array(path, 'mask')
     limit = max_pixels()
     if limit is not None and stored.size > limit:
         raise TooLargeError(
@@ -214,19 +208,6 @@ def found_colors(paths: Sequence[Path], most: int = 4096) -> dict[tuple[int, int
                 f'A mask must have few colours: with {path} there are more than {most}; a mask that was resized with '
                 'smoothing, or saved as JPEG, has to be made anew from its source.')
     return dict(total.most_common())
-
-
-class Masks(Sequence[Any]):
-    """The masks of samples, each when it is asked for."""
-
-    def __init__(self, samples: Sequence[tuple[Any, Any]]) -> None:
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.samples[index][1]
 
 
 def _shuffled(masks: Sequence[Any], most: int | None = None) -> Iterator[Any]:
