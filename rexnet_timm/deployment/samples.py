@@ -13,6 +13,7 @@ from timm.data import create_dataset, create_transform
 from torch.utils.data import Dataset
 
 from ..data import DataDescription, DatasetError, Layout, SegmentationFolder, describe_data
+from ..data.class_folder import ClassFolder
 from ..data.formats import holds_masks, names_of_file
 from ..data.transforms import ToNormalizedTensor
 from ..errors import first_lines
@@ -202,7 +203,8 @@ def _class_folder(description: DataDescription, root: str, split: str) -> Datase
             f'There is no part {split!r} in {root}: it has the folders {", ".join(present[:8]) or "(none)"}; name one '
             'of them.')
     try:
-        return create_dataset('', root=root, split=split, input_img_mode='L' if description.in_chans == 1 else 'RGB')
+        dataset = create_dataset('', root=root, split=split)
+        return ClassFolder(dataset.reader, 'L' if description.in_chans == 1 else 'RGB')
     except (RuntimeError, AssertionError) as error:
         raise DatasetError(
             f'The part {split!r} of {root} must be folders of images, one for each class: {first_lines(error, 1)}'
