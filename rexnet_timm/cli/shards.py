@@ -10,7 +10,16 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from ..data.stream import DEFAULT_SIZE, verify_shards, write_shards
-from .data_options import FLAGS, IGNORE_INDEX, add_depth_scale, add_labels, add_layout, described, described_depth
+from .data_options import (
+    FLAGS,
+    IGNORE_INDEX,
+    add_depth_scale,
+    add_images,
+    add_labels,
+    add_layout,
+    described,
+    described_depth,
+)
 from .parsing import Parser, UsageError, number, one_of, report_errors
 
 __all__ = ['create_parser', 'main', 'run']
@@ -38,6 +47,7 @@ def create_parser(prog: str = 'rexnet shards') -> Parser:
     add('--ignore-index', kind=IGNORE_INDEX, help='label of the masks that does not count', unset='that of the data')
     add_labels(add)
     add_depth_scale(add)
+    add_images(add)
     return parser
 
 

@@ -22,6 +22,7 @@ from ..data import (
     describe_data,
     describe_depth,
 )
+from ..data.class_folder import ClassFolder
 from ..data.formats import holds_masks, names_of_file
 from ..data.transforms import ToNormalizedTensor
 from ..errors import first_lines
@@ -215,7 +216,8 @@ def _class_folder(description: DataDescription, root: str, split: str) -> Datase
             f'There is no part {split!r} in {root}: it has the folders {", ".join(present[:8]) or "(none)"}; name one '
             'of them.')
     try:
-        return create_dataset('', root=root, split=split, input_img_mode='L' if description.in_chans == 1 else 'RGB')
+        dataset = create_dataset('', root=root, split=split)
+        return ClassFolder(dataset.reader, 'L' if description.in_chans == 1 else 'RGB')
     except (RuntimeError, AssertionError) as error:
         raise DatasetError(
             f'The part {split!r} of {root} must be folders of images, one for each class: {first_lines(error, 1)}'

@@ -176,7 +176,7 @@ def test_large_images_are_told_and_not_counted(tmp_path, monkeypatch):
     check = checked(tmp_path)
     large = [(finding.level, finding.text) for finding in check.findings if finding.kind == 'large']
     assert [level for level, _ in large] == ['error', 'note'] and check.splits['train'].num_bad == 0
-    assert '1 images of train have more than 4000 pixels, and are not counted: training reads parts' in large[1][1]
+    assert '1 images of train have more than 2000 pixels, and are not counted: training reads parts' in large[1][1]
     assert sum(found.pixels for found in check.classes('train').values()) == 2 * 24 * 31
 
 

@@ -295,7 +295,7 @@ def test_crops_of_a_large_image_are_read_by_windows(scale, tmp_path, monkeypatch
 
 def test_large_images_that_cannot_be_read_by_windows_are_told(tmp_path, monkeypatch):
     dataset = large(tmp_path, monkeypatch)
-    text = 'more than 4000 pixels is read by windows only in training, .*a.tif has more; cut it and its mask into tiles'
+    text = 'more than 2000 pixels is read by windows only in training, .*a.tif has more; cut it and its mask into tiles'
     for options in ({'is_training': False}, {'is_training': True, 'balanced_share': 0.5}):
         dataset.transform = create_segmentation_transform(img_size=48, **options)
         with pytest.raises(DatasetError, match=text):
@@ -315,7 +315,7 @@ def test_large_images_that_cannot_be_read_by_windows_are_told(tmp_path, monkeypa
     mask.unlink()
     Image.fromarray(np.zeros((90, 100), np.uint8)).save(mask.with_suffix('.png'))
     dataset = SegmentationFolder(tmp_path, 'train', 8, transform=dataset.transform)
-    with pytest.raises(DatasetError, match='must be a TIFF: .*a.tif has more than 4000 pixels, and .*a.png is none'):
+    with pytest.raises(DatasetError, match='must be a TIFF: .*a.tif has more than 2000 pixels, and .*a.png is none'):
         dataset[0]
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 import trees
 from PIL import Image
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader
 
 from rexnet_timm.data import (
     DatasetError,
@@ -25,7 +25,8 @@ from rexnet_timm.data import (
     write_shards,
 )
 from rexnet_timm.data.description import DataDescription, DataSource
-from rexnet_timm.data.loader import EvaluationBatches, SeededSamples
+from rexnet_timm.data.loader import EvaluationBatches
+from rexnet_timm.data.sampling import SeededSamples, TrainingSampler
 from rexnet_timm.data.stream import MANIFEST
 
 
@@ -131,12 +132,12 @@ def test_ranks_and_workers_share_them_without_overlap_or_loss(tmp_path):
     truth = {trees.picture(index)[1].tobytes() for index in range(10)}
     numbers = []
     for rank in range(2):  # training
-        sampler = DistributedSampler(dataset, 2, rank, shuffle=True, seed=1)
+        sampler = TrainingSampler(dataset, 2, 2, rank, seed=1)
         sampler.set_epoch(3)
-        loader = DataLoader(SeededSamples(dataset, sampler, 1), 2, sampler=sampler, num_workers=2)
+        loader = DataLoader(SeededSamples(dataset, 1), 2, sampler=sampler, num_workers=2)
         masks = [mask.numpy().astype(np.uint8) for batch in loader for mask in batch]
         assert len(masks) == 5 and all(mask.tobytes() in truth for mask in masks)
-        numbers += list(sampler)
+        numbers += [index for _, index in sampler]
     assert sorted(numbers) == list(range(10))
     parts = [EvaluationBatches(dataset.sample_sizes(), 3, 2, rank) for rank in range(2)]
     counted = [index for part in parts for index in sum(part.batches, [])[:part.num_valid_samples]]
@@ -145,17 +146,17 @@ def test_ranks_and_workers_share_them_without_overlap_or_loss(tmp_path):
 
 MEMORY = '''
 import resource, sys
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader
 from rexnet_timm.data import SegmentationFolder
-from rexnet_timm.data.loader import SeededSamples
+from rexnet_timm.data.sampling import SeededSamples, TrainingSampler
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 small, large = (SegmentationFolder(sys.argv[1], split, 3) for split in ('train', 'validation'))
 for dataset in (small, large):
-    sampler = DistributedSampler(dataset, 1, 0)
-    for batch in DataLoader(SeededSamples(dataset, sampler, 0), 4, sampler=sampler):
+    sampler = TrainingSampler(dataset, 4)
+    for batch in DataLoader(SeededSamples(dataset, 0), 4, sampler=sampler):
         pass
     print(len(dataset), peak())
 '''
