@@ -12,8 +12,8 @@ from ..data.labels import HIGHEST, LABEL_MAPS, LOWEST
 from .parsing import Kind, number, one_of
 
 __all__ = [
-    'FLAGS', 'IMAGES', 'LABELS', 'LAYOUT', 'add_depth_scale', 'add_images', 'add_labels', 'add_layout', 'depth_summary',
-    'described', 'described_depth', 'layout_of', 'read_as', 'scale_words', 'summary']
+    'FLAGS', 'IMAGES', 'LABELS', 'LAYOUT', 'PLANNED', 'add_depth_scale', 'add_images', 'add_labels', 'add_layout',
+    'depth_summary', 'described', 'described_depth', 'layout_of', 'read_as', 'scale_words', 'summary']
 
 SHARE = number(float, above=0, below=1)
 DATA_FORMAT = one_of('auto', *FORMATS)
@@ -32,6 +32,10 @@ LAYOUT = (
     'data_format', 'image_dir', 'mask_dir', 'image_suffix', 'mask_suffix', 'split_file', 'val_share', 'split_seed')
 LABELS = ('label_map', 'color_map')
 IMAGES = ('bands', 'image_scale')
+# What a run may take from a check of its data
+PLANNED = (
+    'batch_size', 'class_weights', 'color_map', 'ignore_index', 'img_size', 'label_map', 'num_classes', 'scale',
+    'val_share')
 # What the library calls an argument, by the option that sets it; "bands" is an English word too
 FLAGS = {
     **{name: f'--{name.replace("_", "-")}' for name in (

@@ -18,7 +18,7 @@ from ..deployment.memory import fitting_batch
 from ..files import atomic_path
 from .arguments import train_args_of
 from .build import Process, create_model, in_channels, start_process
-from .data_options import FLAGS, described
+from .data_options import FLAGS, PLANNED, described
 from .kinds import kind_of
 from .kinds.base import least_batch
 from .parsing import UsageError, progress_bar, with_flags
@@ -118,12 +118,21 @@ def _add_batch(plan: Plan, args: argparse.Namespace, num_classes: int, images: i
              f'{process.device.type}, and leaves at least {BATCHES} batches in an epoch where it can.')
 
 
-def with_plan(args: argparse.Namespace, process: Process) -> argparse.Namespace:
+def with_plan(
+        args: argparse.Namespace, process: Process, stored: Mapping[str, Any] | None = None) -> argparse.Namespace:
     """The arguments of a run with what a check of its data proposes; what was given stays.
+
+    Args:
+        args: The arguments.
+        process: This process; all ask together.
+        stored: The arguments of the run that goes on, which has taken what was proposed. None: the data are checked.
 
     Raises:
         ValueError: Data that cannot be trained on.
     """
+    if stored is not None:
+        taken = {name: stored[name] for name in PLANNED if name in stored and name not in args.given}
+        return argparse.Namespace(**{**vars(args), **taken, 'auto': False})
     values = [_plan_values(args, process) if process.primary else None]
     if process.distributed:
         torch.distributed.broadcast_object_list(values)

@@ -22,7 +22,7 @@ from ..files import load_checkpoint_file
 from ..plain_text import load_yaml
 from ..training.saver import load_newest, position_of, remove_rest
 from .build import Process
-from .data_options import LABELS, LAYOUT
+from .data_options import LABELS, LAYOUT, PLANNED
 from .parsing import UsageError
 
 __all__ = [
@@ -50,6 +50,7 @@ _OPTIMIZER = {
     'cooldown_epochs', 'decay_epochs', 'decay_milestones', 'decay_rate', 'epochs', 'eval_metric', 'lr', 'lr_k_decay',
     'min_lr', 'momentum', 'opt', 'opt_args', 'opt_betas', 'opt_eps', 'patience_epochs', 'sched', 'sched_on_updates',
     'warmup_epochs', 'warmup_lr', 'warmup_prefix', 'weight_decay', *_BATCHES}
+_WORKED_OUT = ('eval_metric', 'image_scale', 'in_chans', 'lr', 'mean', 'num_classes', 'std')
 ALLOWABLE = tuple(sorted(name.replace('_', '-') for name in _FIXED))
 
 
@@ -166,16 +167,20 @@ def _newest_alike(args: argparse.Namespace) -> str | None:
                 record = load_yaml(file.read())
         except (OSError, ValueError, yaml.YAMLError):
             continue
-        if isinstance(record, dict) and not _different(record, vars(args), derived=True):
+        if isinstance(record, dict) and not _different(record, vars(args)) - _found_by_the_run(args):
             return os.path.dirname(path)
     return None
 
 
-def _different(stored: Mapping[str, Any], current: Mapping[str, Any], derived: bool = False) -> set[str]:
-    """The options that differ. `derived`: of those that a run works out by itself, only the ones that are given."""
+def _found_by_the_run(args: argparse.Namespace) -> set[str]:
+    """The options that are not given and that a run works out by itself, so that its record has them."""
+    names = {name for name in _WORKED_OUT if getattr(args, name) is None}
+    return names | {'auto', *PLANNED} - set(args.given) if args.auto else names
+
+
+def _different(stored: Mapping[str, Any], current: Mapping[str, Any]) -> set[str]:
+    """The options that differ."""
     names = stored.keys() & current.keys() - _NO_EFFECT
-    if derived:
-        names -= {name for name in ('num_classes', 'lr', 'eval_metric') if current[name] is None}
     return {name for name in names if _plain(stored[name]) != _plain(current[name])}
 
 

@@ -87,7 +87,8 @@ def _run(args: argparse.Namespace, stack: ExitStack) -> str:
     if process.primary:
         warn_of_options_for_others(args, process)
     if args.auto and kind.takes_plan(args):
-        args = with_plan(args, process)
+        stored = getattr((origin.checkpoint or {}).get('args'), '__dict__', None)
+        args = with_plan(args, process, stored)
     args, parts = _build(args, kind, process)
     record = {
         **repeatable_args(args), 'num_classes': parts.num_classes, 'lr': parts.lr, 'eval_metric': parts.eval_metric}

@@ -82,7 +82,7 @@ class Command:
         for line in self.log.read_text().splitlines():
             match = re.match(r'(Train \d+ \[.*?\]|Eval +\d+|Best)(.*)', line)
             if match:
-                said.setdefault(match[1], set()).add(re.sub(r'\d+\.\d+ s/batch|; checkpoints in .*', '', match[2]))
+                said.setdefault(match[1], set()).add(re.sub(r'\d+\.\d+ s/batch.*|; checkpoints in .*', '', match[2]))
         return said
 
 

@@ -67,7 +67,8 @@ def test_runs_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
     (None, dict(opt='adamv'), r"opt must be one of timm's optimizers .*got 'adamv'\. Did you mean"),
     (None, dict(), r'^A folder of data is needed \(the first word, or data_dir\), or dataset synthetic'),
     (None, dict(dataset='synthetic', scales=(9,), model='rexnetv1_unet_test'), '^scales must be different whole numb'),
-    (None, dict(dataset='synthetic', model='rexdepth'), 'pass dataset synthetic-depth'),
+    (None, dict(dataset='synthetic', model='rexdepth'),
+     'got dataset synthetic: give a folder of images and depth, dataset synthetic-depth'),
     ('nowhere', dict(model='rexnetv1_unet_test', num_classes=2), "folder of the data must exist, 'nowhere' does not"),
     (Path('.'), dict(model='rexnetv1_unet_test'), '^num_classes is needed for segmentation'),
 ])
