@@ -29,7 +29,7 @@ $(INSTALLED): setup.py setup.cfg
 	@touch $(INSTALLED)
 
 $(EXTRAS): $(INSTALLED)
-	$(RUN) -m pip install --quiet --editable '.[dev,export,geo,app,browser,coco,stream]'
+	$(RUN) -m pip install --quiet --editable '.[dev,export,geo,app,browser,coco,stream,log]'
 	@touch $(EXTRAS)
 
 demo: $(INSTALLED)
