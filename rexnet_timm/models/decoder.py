@@ -90,7 +90,7 @@ class DecoderBlock(nn.Module):
 
 def _reduction(in_chs: int, out_chs: int) -> ConvNormAct:
     """A 1 x 1 convolution with its norm, whose output does not depend on the scale of its input."""
-    return ConvNormAct(in_chs, out_chs, 1, apply_act=False, norm_kwargs={'eps': 1e-8})
+    return ConvNormAct(in_chs, out_chs, 1, apply_act=False, norm_kwargs={'eps': 1e-10})
 
 
 class FineHead(nn.Module):

@@ -180,7 +180,7 @@ def test_an_image_in_a_real_browser(serve, browser, tmp_path):
     page.set_input_files(choose, bomb)
     page.wait_for_selector('#problem p')
     assert page.locator('#problem p').inner_text() == (
-        'Every image must have at most 178956970 pixels: bomb.png has more; cut the image and its mask into smaller '
+        'Every image must have at most 89478485 pixels: bomb.png has more; cut the image and its mask into smaller '
         'tiles, such as 2048 x 2048.')
     page.set_input_files(choose, heavy)
     page.get_by_text('exceed the maximum allowed size').wait_for()
