@@ -19,6 +19,7 @@ from timm.layers import convert_sync_batchnorm
 from timm.models import get_arch_pretrained_cfgs, load_model_config_from_hf
 from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.utils import is_distributed_env, world_info_from_env
+from torch.distributed.rendezvous import rendezvous
 
 from ..errors import first_lines, first_sentence, is_refusal, near_names
 from ..files import WeightsError, build_with_file
@@ -92,11 +93,24 @@ def start_process(device: str | None = None, timeout: float | None = None) -> Pr
     local_rank, rank, world_size = world_info_from_env()  # also SLURM's, which torch does not know
     os.environ.update(LOCAL_RANK=str(local_rank), RANK=str(rank), WORLD_SIZE=str(world_size))
     end_with_launcher()
-    torch.distributed.init_process_group(
-        _BACKENDS.get(kind, 'gloo'), timeout=None if timeout is None else timedelta(seconds=timeout))
+    limit = {} if timeout is None else {'timeout': timedelta(seconds=timeout)}
+    torch.distributed.init_process_group(_BACKENDS.get(kind, 'gloo'), **limit, **_meeting_place(**limit))
     if kind != 'cpu' and ':' in name:
         _logger.warning('Each process takes a device of its own: the number in --device %s is left out.', name)
     return Process(_select(name if kind == 'cpu' else f'{kind}:{local_rank}'), rank, world_size)
+
+
+def _meeting_place(**limit: timedelta) -> dict[str, Any]:
+    """Arguments of `init_process_group` for processes that a launcher has started again.
+
+    Its store lives on, with the addresses of the processes before, which new ones would try to reach.
+    """
+    attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
+    # the launchers of several hosts may count differently
+    if attempt == '0' or os.environ.get('GROUP_WORLD_SIZE') != '1':
+        return {}
+    store, rank, world_size = next(rendezvous('env://', **limit))
+    return {'store': torch.distributed.PrefixStore(f'attempt_{attempt}', store), 'rank': rank, 'world_size': world_size}
 
 
 def _select(name: str) -> torch.device:
