@@ -20,7 +20,7 @@ from rexnet_timm.data import SegmentationFolder
 from rexnet_timm.deployment.load import description_of
 
 TRAIN = ('--model rexnetv1_unet_test --num-classes 3 --img-size 64 --batch-size 4 --workers 0 --epochs 1 '
-         '--warmup-epochs 0 --opt adamw --lr 0.01 --crops-per-image 8 --device cpu --seed 3')
+         '--warmup-epochs 0 --opt adamw --lr 0.01 --crops-per-image 32 --device cpu --seed 3')
 
 
 def classes_of(index: int) -> np.ndarray:
