@@ -150,7 +150,7 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> dic
     return to_timm_layout(state_dict, model, partial=True)
 
 
-_ADDITIVE = re.compile(r'(.*stages\.\d+\.)norm\.running_var')
+_ADDITIVE = re.compile(r'(.*stages\.\d+\.)conv_in\.weight')  # no encoder has a name like it beside a norm
 
 
 def from_additive_decoder(state_dict: Mapping[str, Any], eps: float = 1e-5) -> dict[str, Any]:
@@ -164,7 +164,8 @@ def from_additive_decoder(state_dict: Mapping[str, Any], eps: float = 1e-5) -> d
         eps: What the norm of the sum added to the variance.
     """
     converted = dict(state_dict)
-    for stage in [match[1] for match in map(_ADDITIVE.fullmatch, state_dict) if match]:
+    for stage in [match[1] for match in map(_ADDITIVE.fullmatch, state_dict)
+                  if match and f'{match[1]}norm.running_var' in state_dict]:
         prefix = f'{stage}norm.'
         norm = {key.removeprefix(prefix): converted.pop(key) for key in state_dict if key.startswith(prefix)}
         norm['running_var'] = norm['running_var'] + eps
