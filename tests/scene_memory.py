@@ -60,16 +60,19 @@ def predict(scene: Path, output: str, tile: int, cache: int) -> dict[str, float]
 
 
 def measure(folder: Path, size: int, output: str = 'mask', tile: int = 512, cache: int = 256) -> dict[str, float]:
-    """What `predict` says in a new process."""
+    """What `predict` says in a new process. One more writes the scene, so that nothing of it stays in this one."""
     scene = folder / f'{size}.tif'
     if not scene.is_file():
-        write_scene(scene, size)
-    code = 'import sys, json, scene_memory as s; a = sys.argv; ' \
-        'print(json.dumps(s.predict(s.Path(a[1]), a[2], int(a[3]), int(a[4]))))'
-    result = subprocess.run(
-        [sys.executable, '-c', code, str(scene), output, str(tile), str(cache)], cwd=Path(__file__).parent,
-        stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(result.stdout.splitlines()[-1])
+        _call('s.write_scene(s.Path(a[1]), int(a[2]))', scene, size)
+    return json.loads(_call(
+        'print(json.dumps(s.predict(s.Path(a[1]), a[2], int(a[3]), int(a[4]))))', scene, output, tile, cache
+    ).splitlines()[-1])
+
+
+def _call(code: str, *words: object) -> str:
+    return subprocess.run(
+        [sys.executable, '-c', f'import sys, json, scene_memory as s; a = sys.argv; {code}', *map(str, words)],
+        cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 if __name__ == '__main__':

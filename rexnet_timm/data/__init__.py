@@ -2,9 +2,9 @@
 from ..errors import DatasetError, sample_error_message
 from .class_loader import create_class_loader
 from .depth_folder import DepthFolder, describe_depth
-from .description import DataDescription, Layout, palette
+from .description import DataDescription, DataSource, Layout, palette
 from .folder import SegmentationFolder
-from .formats import describe_data
+from .formats import describe_data, register_format
 from .formats.dataset_yaml import write_dataset_yaml
 from .loader import check_batch_size, create_segmentation_loader
 from .stream import verify_shards, write_shards
@@ -14,6 +14,7 @@ from .transforms import create_depth_transform, create_segmentation_transform
 
 __all__ = [
     'DataDescription',
+    'DataSource',
     'DatasetError',
     'DepthFolder',
     'Layout',
@@ -28,6 +29,7 @@ __all__ = [
     'describe_data',
     'describe_depth',
     'palette',
+    'register_format',
     'sample_error_message',
     'verify_shards',
     'write_dataset_yaml',

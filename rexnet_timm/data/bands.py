@@ -107,6 +107,8 @@ def pick_bands(count: int, has_alpha: bool, in_chans: int, chosen: Sequence[int]
     if count > in_chans:
         first = ' '.join(map(str, range(1, in_chans + 1)))
         remedy = f'choose which by their numbers, such as bands={first}, or {remedy}'
+    else:
+        remedy = f'take images with {in_chans} bands, or train a model with in_chans={colors} for such images'
     raise DatasetError(
         f'An image must have as many bands as the model has channels, {in_chans}: {where} has {count}{alpha}; '
         f'{remedy}.')

@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from ..errors import DatasetError
 from .ahead import called_ahead
 from .bands import EIGHT_BITS, PERCENTILE
 from .description import DataDescription, DataSource, Sample, split_names
 from .facts import Reading, facts_of
-from .images import max_pixels
+from .headers import max_pixels
 from .meaning import Finding, Meaning, meaning_of, proposed_colors, with_suspicion
 from .statistics import LabelStatistics, SplitStatistics, duplicates
 from .survey import percentiles, sample_values, survey
@@ -19,6 +21,8 @@ __all__ = ['LEVELS', 'Check', 'check_data']
 LEVELS = ('note', 'warning', 'error')
 _MOST_NAMED = 8  # files or classes in a text
 _FEWEST_IMAGES = 2  # that a model can be trained on
+_UNEVEN = 10  # times the pixels of the rarest class that the commonest has, from which on it is said
+_LIGHTEST, _HEAVIEST = 0.25, 4.0  # weights of classes
 
 
 @dataclass
@@ -238,6 +242,7 @@ def _find_faults(check: Check, num_classes: int | None) -> None:
     else:
         check.findings += check.meaning.findings
         _find_missing_classes(check)
+        _find_uneven_classes(check)
     _find_duplicates(check)
     _find_kinds(check)
 
@@ -257,10 +262,36 @@ def _find_missing_classes(check: Check) -> None:
     if not have:
         return
     add('warning', nowhere, 'are in no mask' if len(nowhere) > 1 else 'is in no mask')
+    data, file = check.description, check.description.source.root / 'classes.txt'
+    has_names = data.class_names and not (data.label_map or data.color_map)
+    if has_names and 2 * len(nowhere) > len(names) and not file.is_file():
+        check.findings.append(Finding(
+            'warning', 'classes', f'Where the names, which {data.source.format} gives, are not those of these masks, '
+            f'write the names of your classes, one a line, into {file}.'))
     for split, found in have.items():
         lacking = [index for index in range(len(names)) if index not in found and index not in nowhere]
         what = 'cannot be learnt' if split == check.train else 'cannot be measured'
         add('warning', lacking, f'{"are" if len(lacking) > 1 else "is"} missing in {split} and {what} there')
+
+
+def _find_uneven_classes(check: Check) -> None:
+    """A note on classes of few pixels, with the weights that are not proposed for them (docs/experiments.md)."""
+    if check.train not in check.splits:
+        return
+    names, found = check.class_names, check.classes(check.train)
+    pixels = np.array([found[index].pixels if index in found else 0 for index in range(len(names))], float)
+    present = pixels > 0
+    if present.sum() < 2 or pixels.max() < _UNEVEN * pixels[present].min():
+        return
+    weights = np.ones(len(names))
+    weights[present] = np.sqrt(np.median(pixels[present]) / pixels[present]).clip(_LIGHTEST, _HEAVIEST)
+    common, rare = (names[int(index)] for index in (pixels.argmax(), np.where(present, pixels, np.inf).argmin()))
+    shown = ' '.join(f'{round(weight, 2):g}' for weight in weights)
+    check.findings.append(Finding(
+        'note', 'uneven', f'{common} has {pixels.max() / pixels[present].min():.0f} times the pixels of {rare}. No '
+        'class_weights are proposed for that: on CamVid they measured worse than none beside a loss with Dice, as the '
+        f'default is. For a loss without Dice they would be {shown}, the root of how much rarer each class is than '
+        f'that in the middle, from {_LIGHTEST} to {_HEAVIEST:g}.'))
 
 
 def _find_duplicates(check: Check) -> None:
@@ -282,11 +313,11 @@ def _find_kinds(check: Check) -> None:
     """Notes on what differs between files, which is read and need not be wrong."""
     for split in check.splits.values():
         if split.large:
-            level = 'note' if split.name == check.train else 'error'
-            text = 'training reads parts of them' if level == 'note' else 'they must be cut into smaller ones'
+            how = 'random crops' if split.name == check.train else 'tiles'
+            what = f'image of {split.name} has' if split.large == 1 else f'images of {split.name} have'
             check.findings.append(Finding(
-                level, 'large', f'{split.large} images of {split.name} have more than {max_pixels()} pixels, and are '
-                f'not counted: {text}.'))
+                'note', 'large', f'{split.large} {what} more than {max_pixels()} pixels: such are read by windows, in '
+                f'{how}.'))
         if split.turned:
             check.findings.append(Finding(
                 'note', 'orientation', f'{split.turned} of {split.pairs} images of {split.name} have an EXIF '

@@ -17,12 +17,13 @@ from torchvision import tv_tensors
 
 from ..errors import DatasetError
 from .description import DataDescription, Layout
-from .folder import refuse_sizes
 from .formats.dataset_yaml import FILE_NAME, DatasetFile, is_dataset_yaml, read_dataset_yaml
-from .formats.folders import DEPTHS, folder_source
-from .images import check_image_header, decode, load_array, read_header, read_image
+from .formats.folders import folder_source
+from .formats.partners import DEPTHS
+from .headers import load_array
+from .images import decode, read_image
+from .pairs import refuse_sizes, sample_sizes
 from .stream import describe_shards
-from .transforms import Resize
 
 __all__ = ['DepthFolder', 'describe_depth', 'read_depth']
 
@@ -143,17 +144,7 @@ class DepthFolder(Dataset):
         Raises:
             DatasetError: An image whose header is damaged, or tells that it would lose something.
         """
-        resized = [step.size for step in getattr(self.transform, 'transforms', ()) if isinstance(step, Resize)]
-        if resized:
-            return resized[-1:] * len(self)
-        if hasattr(self._pairs, 'sizes'):  # which an index tells
-            return self._pairs.sizes()
-        sizes = []
-        for path, _ in self._pairs:
-            header = read_header(path, 'image')
-            check_image_header(path, header, self.in_chans)
-            sizes.append(header.size)
-        return sizes
+        return sample_sizes(self._pairs, self.transform, {'in_chans': self.in_chans})
 
     def measured(self, min_depth: float, max_depth: float) -> tuple[float, float, float, float, int]:
         """What some depth maps of the split hold.

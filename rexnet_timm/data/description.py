@@ -29,6 +29,7 @@ _FIRST_COLORS = (
 
 
 TASKS = ('segmentation', 'depth', 'classification')
+BACKGROUND = ('background', 'bg', 'void', 'unlabeled', 'unlabelled')  # what a class is called that is none
 
 # An image and its mask: paths, or what stands for a file in a larger one (see `formats`)
 Sample = tuple[Any, Any]
@@ -108,7 +109,7 @@ class DataSource:
             if 'validation' in split_names(split) and self.name_of('train') else ''
         return DatasetError(
             f'There is no split "{split}" in {self.root}, read as {self}: it has '
-            f'{", ".join(self.splits) or "none"}; name one of them{share}.')
+            f'{", ".join(self.splits) or "none"}; name one of them as the split{share}.')
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ class DataDescription:
     `label_map`, and what that does not list is ignored; without it, they are the classes.
 
     Attributes:
-        task: 'segmentation', 'depth' or 'classification'.
+        task: 'segmentation', 'depth' or 'classification'; or that of another package, whose models are loaded and
+            exported here, and neither validated nor predicted with.
         class_names: One name a class; of a binary mask background and foreground. Empty where they are not known.
         colors: RGB from 0 to 255 of each class, for pictures. Empty takes those of `palette`.
         ignore_index: Label in the files that does not count, None for no such label.
@@ -175,8 +177,8 @@ class DataDescription:
             value = getattr(self, item.name)
             if isinstance(value, (list, tuple)):
                 object.__setattr__(self, item.name, _tuples(value))
-        if self.task not in TASKS:
-            raise ValueError(f'task must be one of {", ".join(TASKS)}, got {self.task!r}.')
+        if not isinstance(self.task, str) or not self.task:
+            raise ValueError(f'task must be one of {", ".join(TASKS)}, or the name of another, got {self.task!r}.')
         object.__setattr__(self, 'bands', check_bands(self.bands))
         object.__setattr__(self, 'image_scale', scale_of(self.image_scale))
         for name in ('mean', 'std'):
@@ -188,6 +190,13 @@ class DataDescription:
             raise ValueError(
                 f'colors must have one entry for each of the {len(self.class_names)} class names, got '
                 f'{len(self.colors)}.')
+
+    def require_known_task(self) -> None:
+        """Raise ValueError for the task of another package, which only that knows."""
+        if self.task not in TASKS:
+            raise ValueError(
+                f'The model must be one for {", ".join(TASKS)} here, and is for {self.task}: call the network itself, '
+                'as the package that trained it says.')
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -280,6 +289,12 @@ class DataDescription:
         if len(self.colors) == num_classes:
             return np.array(self.colors, dtype=np.uint8)
         return palette(num_classes)
+
+    def background(self, num_classes: int) -> frozenset[int]:
+        """The classes that an overlay leaves unpainted: those with a name of `BACKGROUND`, or else the first of two."""
+        names = self.class_names if len(self.class_names) == num_classes else ()
+        found = frozenset(index for index, name in enumerate(names) if name.strip('_ ').lower() in BACKGROUND)
+        return found or frozenset((0,) if num_classes == 2 else ())
 
 
 def split_names(split: str) -> tuple[str, ...]:

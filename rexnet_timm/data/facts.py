@@ -3,21 +3,27 @@
 Samples are read by the functions by which training reads them, so that what is refused there is refused here.
 """
 import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..errors import DatasetError
-from .components import object_sizes
+from .components import Objects
 from .description import DataDescription, Sample
-from .folder import is_drawn_as_stored, refuse_sizes, turned_with
-from .images import ARRAY_EXTENSION, Header, is_too_large, read_header, read_image
+from .geo import Scene
+from .headers import ARRAY_EXTENSION, Header, is_too_large, read_header
+from .images import read_image
 from .labels import ColorTable, LabelTable
+from .large import LargeMask, bands_of, blocks_of, tiles_of
 from .masks import ColoredMaskError, found_colors, stored_labels
+from .pairs import is_drawn_as_stored, refuse_sizes, turned_with
 
-__all__ = ['DIGEST', 'Facts', 'Reading', 'facts_of', 'shown_of']
+__all__ = ['DIGEST', 'Facts', 'Moments', 'Reading', 'facts_of', 'shown_of']
 
 DIGEST = 16  # bytes
 NOTHING = -1  # class of what a label map does not list
@@ -45,17 +51,36 @@ class Reading:
         self.table = LabelTable(1, description.ignore_index, NOTHING, pairs)
 
 
+class Moments(NamedTuple):
+    """Of some pixels of images, float64 for each channel.
+
+    Attributes:
+        pixels: Their number.
+        mean: Their mean.
+        squares: Sum of their squared distances from it.
+    """
+    pixels: int
+    mean: np.ndarray
+    squares: np.ndarray
+
+    def with_others(self, other: 'Moments') -> 'Moments':
+        """Those of both together (Chan, Golub, LeVeque, 1979)."""
+        total, apart = self.pixels + other.pixels, other.mean - self.mean
+        return Moments(
+            total, self.mean + apart * (other.pixels / total),
+            self.squares + other.squares + apart ** 2 * (self.pixels * other.pixels / total))
+
+
 @dataclass
 class Facts:
     """What a sample tells.
 
     Attributes:
         problem: Why it cannot be used, with the remedy; None where it can.
-        is_large: Whether the image has more pixels than are read at once, so that only its header is.
+        is_large: Whether the image has more pixels than are decoded at once, and is read by windows.
         image: Header of the image; None where it cannot be read.
         mask: Header of the mask; None for those that have none, as arrays and outlines.
-        mean: Mean of each channel of the image, float64.
-        squares: Sum over the pixels of the squared distances from it, likewise.
+        moments: Mean of each channel of the image, and what its deviation follows from.
         dtype: Of the values of the image.
         digest: Of the values of the image, `DIGEST` bytes.
         stored: Pixels of each number in the mask.
@@ -69,8 +94,7 @@ class Facts:
     is_large: bool = False
     image: Header | None = None
     mask: Header | None = None
-    mean: np.ndarray | None = None
-    squares: np.ndarray | None = None
+    moments: Moments | None = None
     dtype: str = ''
     digest: bytes = b''
     stored: dict[int, int] = field(default_factory=dict)
@@ -87,11 +111,12 @@ def facts_of(sample: Sample, reading: Reading) -> Facts:
     image_path, mask_path = sample
     try:
         facts.image = read_header(image_path, 'image')
-        if is_too_large(image_path):
-            facts.is_large = True
+        facts.is_large = is_too_large(image_path)
+        if facts.is_large:
+            _add_large(facts, image_path, mask_path, reading)
             return facts
         image = read_image(image_path, **reading.images).numpy()
-        _add_image(facts, image)
+        _add_image(facts, image.shape[-2:], [image])
         has_header = not hasattr(mask_path, 'labels') and mask_path.suffix.lower() != ARRAY_EXTENSION
         facts.mask = read_header(mask_path, 'mask') if has_header else None
         _add_mask(facts, image_path, mask_path, image.shape[-2:], reading)
@@ -100,19 +125,42 @@ def facts_of(sample: Sample, reading: Reading) -> Facts:
     return facts
 
 
-def _add_image(facts: Facts, image: np.ndarray) -> None:
-    facts.dtype = str(image.dtype)
-    planes = image.reshape(len(image), -1)
+def _add_large(facts: Facts, image: Path, mask: Any, reading: Reading) -> None:
+    """Add what an image and a mask tell that are read by windows, as training reads them."""
+    with Scene(image, **reading.images) as scene, LargeMask(mask, scene.size, reading.colors) as large:
+        _add_image(facts, scene.size, (scene.read(*block).pixels.numpy() for block in blocks_of(scene.size)))
+        facts.mask = read_header(mask, 'image')  # of which Pillow need not take the pixels
+        columns = 0, scene.size[1]
+        try:
+            _add_labels(facts, (large.read(rows, columns) for rows in bands_of(scene.size)), reading)
+        except ColoredMaskError:
+            facts.colors = found_colors([mask])
+            return
+    if reading.colors is None and facts.mask.channels > 2:
+        facts.colors = found_colors([mask])
+
+
+def _add_image(facts: Facts, size: Sequence[int], parts: Iterable[np.ndarray]) -> None:
+    """Add what the values of an image of a height and width tell, whose parts are (channels, rows, columns)."""
+    digest = hashlib.blake2b(digest_size=DIGEST)
+    for part in parts:
+        if facts.moments is None:
+            facts.dtype = str(part.dtype)
+            digest.update(str(((len(part), *size), facts.dtype)).encode())
+        moments = _moments_of(part)
+        facts.moments = moments if facts.moments is None else facts.moments.with_others(moments)
+        digest.update(np.ascontiguousarray(part))
+    facts.digest = digest.digest()
+
+
+def _moments_of(image: np.ndarray) -> Moments:
     means, squares = [], []
-    for plane in planes:  # one at a time, for the memory
+    for plane in image.reshape(len(image), -1):  # one at a time, for the memory
         plane = plane.astype(np.float64)
         means.append(plane.mean())
         plane -= means[-1]
         squares.append(np.dot(plane, plane))
-    facts.mean, facts.squares = np.array(means), np.array(squares)
-    digest = hashlib.blake2b(str((image.shape, facts.dtype)).encode(), digest_size=DIGEST)
-    digest.update(np.ascontiguousarray(image))
-    facts.digest = digest.digest()
+    return Moments(math.prod(image.shape[1:]), np.array(means), np.array(squares))
 
 
 def _add_mask(facts: Facts, image: Any, mask: Any, size: tuple[int, int], reading: Reading) -> None:
@@ -125,23 +173,34 @@ def _add_mask(facts: Facts, image: Any, mask: Any, size: tuple[int, int], readin
         return
     if reading.colors is None and facts.mask is not None and facts.mask.mode in _COLOR_MODES:
         facts.colors = found_colors([mask])  # grey among masks in colours is a colour too
-    facts.is_bits = stored.dtype == np.bool_
-    labels = stored
-    if reading.is_mapped:
-        facts.stored = _counts(stored.astype(np.uint8) if facts.is_bits else stored)
-        labels = reading.table(stored)
-    elif facts.is_bits:
-        labels = stored.astype(np.uint8)
-    kinds, sizes = object_sizes(labels)
+    _add_labels(facts, [stored], reading)
+
+
+def _add_labels(facts: Facts, bands: Iterable[np.ndarray], reading: Reading) -> None:
+    """Add what the numbers of a mask tell, which comes in bands of rows from the top, (rows, columns)."""
+    objects, counted, neighbours, above = Objects(), Counter(), set(), None
+    for stored in bands:
+        is_bits = stored.dtype == np.bool_
+        labels = stored
+        if reading.is_mapped:
+            counted.update(_counts(stored.astype(np.uint8) if is_bits else stored))
+            labels = reading.table(stored)
+        elif is_bits:
+            labels = stored.astype(np.uint8)
+        kinds = np.unique(objects.add(labels))
+        if len(kinds) <= _MOST_NEIGHBOURS:
+            neighbours |= _neighbours(labels) | (set() if above is None else _neighbours(np.stack([above, labels[0]])))
+        above = labels[-1]
+    facts.is_bits = is_bits
+    kinds, sizes = objects.sizes()
     order = np.argsort(kinds, kind='stable')
     found, starts = np.unique(kinds[order], return_index=True)
     for label, part in zip(found.tolist(), np.split(sizes[order], starts[1:]), strict=True):
         if label != NOTHING or not reading.is_mapped:
             facts.objects[label], facts.pixels[label] = part, int(part.sum())
-    if not reading.is_mapped:
-        facts.stored = facts.pixels
+    facts.stored = dict(counted) if reading.is_mapped else facts.pixels
     if len(found) <= _MOST_NEIGHBOURS:
-        facts.neighbours = _neighbours(labels)
+        facts.neighbours = neighbours
 
 
 def _fitting_labels(image: Any, mask: Any, size: tuple[int, int], reading: Reading) -> np.ndarray:
@@ -175,9 +234,14 @@ def _neighbours(labels: np.ndarray) -> set[tuple[int, int]]:
 def shown_of(sample: Sample, reading: Reading) -> tuple[np.ndarray, np.ndarray, str]:
     """A sample for a picture: the image (C, H, W), labels or classes (H, W) as `Facts` counts them, and its name.
 
+    Of an image that is read by windows it is the tile with the most labels.
+
     Raises:
         DatasetError: As in training.
     """
+    if is_too_large(sample[0]):
+        tiles = tiles_of(*sample, reading.colors)
+        sample = max(tiles, key=lambda tile: len(np.unique(tile[1].labels())))
     image = read_image(sample[0], **reading.images).numpy()
     labels = _fitting_labels(*sample, image.shape[-2:], reading)
     if reading.is_mapped:

@@ -13,24 +13,27 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from ..errors import DatasetError
-from .bands import PERCENTILE, Scale, turned
+from .bands import PERCENTILE, Scale
+from .classes import check_map, fitting_names, number_of, refuse_many
+from .crops import RandomScaleCrop, Span
 from .description import DEFAULT_IGNORE_LABEL, DataDescription, Layout, ignored_label
 from .formats import describe_data
-from .images import (
-    ARRAY_EXTENSION,
-    TIFF_EXTENSIONS,
-    Header,
-    TooLargeError,
-    check_image_header,
-    is_too_large,
-    max_pixels,
-    read_header,
-    read_image,
-)
+from .headers import ARRAY_EXTENSION, Header, is_cut_by_windows, is_too_large, max_pixels, read_header
+from .images import check_image_header, read_image
 from .labels import HIGHEST, LOWEST
 from .masks import MaskReader, count_labels, foreground_value, mask_size
+from .pairs import (
+    Chosen,
+    Files,
+    Groups,
+    groups_of,
+    is_drawn_as_stored,
+    refuse_large,
+    refuse_sizes,
+    sample_sizes,
+    turned_with,
+)
 from .survey import percentiles, sample_values, statistics, survey
-from .transforms import RandomScaleCrop, Resize
 
 
 class SegmentationFolder(Dataset):
@@ -122,7 +125,7 @@ class SegmentationFolder(Dataset):
             raise ValueError(
                 f'ignore_index must be a label that a mask can store, {LOWEST} to {HIGHEST}, got {ignore_index}.')
         if ignore_index is None and (num_classes or 0) > DEFAULT_IGNORE_LABEL and not (label_map or color_map):
-            _refuse_many(num_classes)
+            refuse_many(num_classes)
         if not isinstance(root, DataDescription):
             root = describe_data(
                 root, layout, ignore_index=ignore_index, label_map=label_map, color_map=color_map, bands=bands,
@@ -131,11 +134,11 @@ class SegmentationFolder(Dataset):
             given = {'ignore_index': ignore_index, 'bands': tuple(bands) or None, 'image_scale': image_scale}
             root = replace(root, **{name: value for name, value in given.items() if value is not None})
         source, ignore_index = root.source, root.ignore_index
-        num_classes = num_classes or _number(root)
+        num_classes = num_classes or number_of(root)
         is_mapped = bool(root.label_map or root.color_map)
         if ignore_index is None and not is_mapped and num_classes > DEFAULT_IGNORE_LABEL:
-            _refuse_many(num_classes)
-        _check_map(root, num_classes)
+            refuse_many(num_classes)
+        check_map(root, num_classes)
         self.root = Path(source.root)
         self.form = str(source)
         self.split = split
@@ -144,15 +147,16 @@ class SegmentationFolder(Dataset):
         self.ignore_label = ignored_label(ignore_index, is_mapped, num_classes)
         self.transform = transform
         self.crops = 1
+        self._places: dict[Path, Any] = {}
         self._pairs = source.samples(split)
-        images = _Files(self._pairs, 0)
+        images = Files(self._pairs, 0)
         found = survey(images, in_chans, root.bands, root.image_scale)
         self.in_chans, self.has_colors = found.in_chans, found.has_colors
         self._survey = found
         self._statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
         root = replace(root, in_chans=self.in_chans, image_scale=self._scale(images, root.bands, found.scale))
-        names = _fitting_names(root, num_classes)
-        masks = _Files(self._pairs, 1)
+        names = fitting_names(root, num_classes)
+        masks = Files(self._pairs, 1)
         self.foreground = 1
         if num_classes <= 2 and not is_mapped:
             self.foreground = foreground_value(masks, ignore_index)
@@ -166,9 +170,14 @@ class SegmentationFolder(Dataset):
     def __len__(self) -> int:
         return len(self._pairs) * self.crops
 
+    def _cuts_any_window(self) -> bool:
+        """Whether several crops are cut of each image, each of which needs no more of it than its window."""
+        first = next(iter(getattr(self.transform, 'transforms', ())), None)
+        return self.crops > 1 and isinstance(first, RandomScaleCrop) and not (first.balanced_share or self._read.colors)
+
     def __getitem__(self, index: int) -> Any:
         image_path, mask_path = self.paths(index)
-        if is_too_large(image_path):
+        if is_too_large(image_path) or self._cuts_any_window() and is_cut_by_windows(image_path, mask_path):
             return self._crop_of_large(image_path, mask_path)
         image = read_image(image_path, **self.description.reading)
         mask = self._read(mask_path)
@@ -182,26 +191,70 @@ class SegmentationFolder(Dataset):
     def _crop_of_large(self, image: Path, mask: Path) -> Any:
         """A transformed sample of a TIFF of more pixels than Pillow takes, of which only the crop is read."""
         steps = list(getattr(self.transform, 'transforms', ()))
-        if not steps or not isinstance(steps[0], RandomScaleCrop) or steps[0].balanced_share or self._read.colors:
-            raise TooLargeError(
-                f'An image of more than {max_pixels()} pixels is read by windows only in training, by random crops '
-                f'that do not look for classes, with a mask of numbers: {image} has more; cut it and its mask into '
-                'tiles, such as 2048 x 2048.')
-        if not isinstance(mask, Path) or mask.suffix.lower() not in TIFF_EXTENSIONS:
-            raise TooLargeError(
-                f'The mask of an image that is read by windows must be a TIFF: {image} has more than {max_pixels()} '
-                f'pixels, and {mask} is none; save it as TIFF in tiles, or cut both into smaller images.')
-        from .geo import LabelWindow, Scene
-        with Scene(image, **self.description.reading) as scene:
+        if not steps or not isinstance(steps[0], RandomScaleCrop):
+            refuse_large(image)
+        from .geo import Scene
+        from .large import LabelWindow, LargeMask
+        with Scene(image, **self.description.reading) as scene, \
+                LargeMask(mask, scene.size, self._read.colors) as labels:
 
-            def read(rows: tuple[int, int], columns: tuple[int, int]) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+            def classes(rows: Span, columns: Span) -> np.ndarray:
+                return self._read.classes(labels.read(rows, columns), LabelWindow(mask, scene.size, rows, columns))
+
+            def read(rows: Span, columns: Span) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
                 pixels = tv_tensors.Image(scene.read(rows, columns).pixels)
-                return pixels, self._read(LabelWindow(mask, scene.size, rows, columns))
+                return pixels, tv_tensors.Mask(torch.from_numpy(classes(rows, columns)))
 
-            sample = steps[0].of_source(scene.size, read)
+            def find() -> tuple[int, int] | None:
+                return self._places_of(mask, labels).draw(self.ignore_label, classes)
+
+            sample = steps[0].of_source(scene.size, read, find)
         for step in steps[1:]:
             sample = step(*sample)
         return sample
+
+    def _places_of(self, mask: Path, labels: Any) -> Any:
+        """Where the classes of a large mask are, counted once."""
+        if mask not in self._places:
+            from .large import ClassPlaces
+            self._places[mask] = ClassPlaces(
+                labels, lambda stored: self._read.classes(stored, mask), max(2, self.num_classes))
+        return self._places[mask]
+
+    def find_classes(self) -> int:
+        """Count the classes of large masks now, so that no process of a loader does it again; returns how many there
+        are. It is needed for crops that look for classes only.
+
+        Raises:
+            DatasetError: A mask that cannot be read, or has other labels.
+        """
+        from .large import LargeMask
+        large = [mask for image, mask in self._pairs if is_too_large(image)]
+        for mask in large:
+            with LargeMask(mask, None, self._read.colors) as labels:
+                self._places_of(mask, labels)
+        return len(large)
+
+    def cut_large(self) -> str | None:
+        """Read images of more pixels than Pillow takes as tiles from now on, each a sample, for validation.
+
+        Tiles cover every pixel once, and are at most 1024 high and wide.
+
+        Returns:
+            One line on how many there are, None where there is no such image.
+        """
+        large = [is_too_large(image) for image, _ in self._pairs]
+        if not any(large):
+            return None
+        from .large import TILE, tiles_of
+        pairs = []
+        for pair, is_large in zip(self._pairs, large, strict=True):
+            pairs += tiles_of(*pair, self._read.colors) if is_large else [pair]
+        tiles = len(pairs) - large.count(False)
+        self._pairs = pairs
+        what = 'image of {} has' if sum(large) == 1 else 'images of {} have'
+        return (f'{sum(large)} {what.format(self.split)} more than {max_pixels()} pixels, read as {tiles} tiles of at '
+                f'most {TILE} x {TILE} pixels, each an image of its own')
 
     def paths(self, index: int) -> tuple[Path, Path]:
         """The files of a sample: (image, mask), or what stands for a file in a larger one."""
@@ -226,7 +279,7 @@ class SegmentationFolder(Dataset):
         """
         if not self._read.table.is_mapped:
             return {}, 0
-        counts, number = count_labels(_Files(self._pairs, 1), self._read.colors)
+        counts, number = count_labels(Files(self._pairs, 1), self._read.colors)
         data = self.description
         listed = {label for label, _ in data.label_map} or {label for _, label in data.color_map}
         total = sum(counts.values())
@@ -236,7 +289,8 @@ class SegmentationFolder(Dataset):
             found = ', '.join(map(str, sorted(counts)[:8])) if self._read.colors is None else 'other colours'
             raise DatasetError(
                 f'A map must list labels that the masks have: the {number} masks looked at, such as '
-                f'{self._pairs[0][1]}, have {found}; correct the map.')
+                f'{self._pairs[0][1]}, have {found}; correct the map, or take another split where this one has '
+                'no truth, as published test sets have none.')
         return dict(sorted(others.items(), key=lambda item: -item[1])), number
 
     def told_of_labels(self) -> str | None:
@@ -278,7 +332,7 @@ class SegmentationFolder(Dataset):
         if self._survey.is_plain:
             return None
         if self._statistics is None:
-            values = sample_values(_Files(self._pairs, 0), self.in_chans, self.description.bands)
+            values = sample_values(Files(self._pairs, 0), self.in_chans, self.description.bands)
             self._statistics = statistics(values, self.description.image_scale)
         return self._statistics
 
@@ -310,19 +364,12 @@ class SegmentationFolder(Dataset):
         Raises:
             DatasetError: An image whose header is damaged, or tells that it would lose something.
         """
-        resized = [step.size for step in getattr(self.transform, 'transforms', ()) if isinstance(step, Resize)]
-        if resized:
-            return resized[-1:] * len(self)
-        if hasattr(self._pairs, 'sizes'):  # which an index tells
-            return self._pairs.sizes()
-        sizes = []
-        for path, _ in self._pairs:
-            header = read_header(path, 'image')
-            check_image_header(path, header, **self.description.reading)
-            if is_too_large(path):
-                self._crop_of_large(path, path)  # which says that it is
-            sizes.append(header.size)
-        return sizes
+        return sample_sizes(self._pairs, self.transform, self.description.reading)
+
+    def groups(self) -> Groups | None:
+        """Which samples are read together, because a file gives them only together; None where each is by itself."""
+        groups = groups_of(self._pairs)
+        return None if groups is None else Groups(np.tile(groups.of_sample, self.crops), groups.bytes)
 
     @property
     def num_pairs(self) -> int:
@@ -332,9 +379,15 @@ class SegmentationFolder(Dataset):
     def check_header(self, index: int) -> None:
         """Raise DatasetError for a pair whose headers tell that it cannot be used: bands, bits, modes, pages, sizes."""
         image, mask = self._pairs[index]
+        if hasattr(image, 'pixels'):  # a tile
+            from .large import check_large
+            check_large(image.path, mask.path, self.description.reading, self._read.colors)
+            return
         header = read_header(image, 'image')
         check_image_header(image, header, **self.description.reading)
         if is_too_large(image):
+            from .large import check_large
+            check_large(image, mask, self.description.reading, self._read.colors)
             return
         of_mask = mask_size(mask, self._read.colors)
         if of_mask is not None and of_mask != header.size and not is_drawn_as_stored(image, mask, of_mask):
@@ -345,109 +398,4 @@ class SegmentationFolder(Dataset):
         if len(set(indices)) == len(self._pairs):
             raise DatasetError(f'At least one sample must be usable, and none of the split {self.split} of {self.root} '
                                'is; mend the data.')
-        self._pairs = [pair for index, pair in enumerate(self._pairs) if index not in set(indices)]
-
-
-class _Files(Sequence[Any]):
-    """The images, or the masks, of samples, each when it is asked for."""
-
-    def __init__(self, samples: Sequence[tuple[Any, Any]], place: int) -> None:
-        self.samples, self.place = samples, place
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.samples[index][self.place]
-
-
-def is_drawn_as_stored(image: Any, mask: Any, size: Sequence[int]) -> bool:
-    """Whether a mask of a height and width was drawn on a photo as stored, which is displayed turned."""
-    header = read_header(image, 'image')
-    has_header = not hasattr(mask, 'labels') and mask.suffix.lower() != ARRAY_EXTENSION
-    return header.turned and header.size == tuple(size)[::-1] and (
-        not has_header or read_header(mask, 'mask').orientation == 1)
-
-
-def turned_with(image: Any, mask: Any, labels: np.ndarray) -> np.ndarray:
-    """Labels (H, W) that were drawn on a photo as stored, turned as the photo is displayed; others as they are."""
-    if not is_drawn_as_stored(image, mask, labels.shape):
-        return labels
-    return turned(labels, read_header(image, 'image').orientation)
-
-
-def refuse_sizes(
-        image: Path, mask: Path, image_size: Sequence[int], mask_size: Sequence[int], kind: str = 'mask') -> None:
-    """Raise DatasetError for an image and a mask, or a depth map, of different sizes, (height, width), with what may be
-    the reason.
-    """
-    shown = [f'{width} x {height}' for height, width in (image_size, mask_size)]
-    remedy = f'resize the {kind} by nearest neighbour, or export it again at the size of the image'
-    has_header = not hasattr(mask, 'labels') and mask.suffix.lower() != ARRAY_EXTENSION
-    if has_header and tuple(image_size) == tuple(mask_size)[::-1] and read_header(mask, kind).turned:
-        remedy = f'{mask} has an EXIF orientation, by which it is shown turned, and {image} fits it as stored: ' \
-            f'remove the orientation from the {kind}, or turn the image as the {kind} is shown'
-    raise DatasetError(
-        f'Image and {kind} must have the same size: {image} is {shown[0]} but {mask} is {shown[1]} (width x height); '
-        f'{remedy}.')
-
-
-def _refuse_many(num_classes: int) -> None:
-    raise ValueError(
-        f'Without ignore_index, label {DEFAULT_IGNORE_LABEL} marks padding, so num_classes must be at most '
-        f'{DEFAULT_IGNORE_LABEL}, got {num_classes}; pass an ignore_index that is no class.')
-
-
-def _number(description: DataDescription) -> int:
-    """The number of classes of a description. ValueError where it does not tell."""
-    if description.num_classes is None:
-        raise ValueError(
-            f'num_classes must be given, since {description.source.root} does not tell it: pass the number of classes, '
-            '1 for binary masks, or name the classes in classes.txt.')
-    return description.num_classes
-
-
-def _check_map(description: DataDescription, num_classes: int) -> None:
-    """Raise DatasetError for a map that does not fit the classes, or that lists the ignored label."""
-    pairs = description.label_map or description.color_map
-    number = max(num_classes, 2)
-    wrong = next(((label, index) for label, index in pairs if index >= number), None)
-    if wrong is not None:
-        raise DatasetError(
-            f'The classes of a map must be below num_classes, {number}: it has {wrong[0]}:{wrong[1]}; pass '
-            f'num_classes={max(index for _, index in pairs) + 1}, or correct the map.')
-    listed = dict(description.label_map)
-    if description.ignore_index in listed:
-        label = description.ignore_index
-        raise DatasetError(
-            f'A label is a class or ignored, and {label} is class {listed[label]} of the label map and ignore_index '
-            'too; leave it out of one of the two.')
-
-
-def _fitting_names(description: DataDescription, num_classes: int) -> list[str]:
-    """One name a class; of a binary mask those of background and foreground.
-
-    Raises:
-        DatasetError: Another number of names than of classes.
-    """
-    names, root = list(description.class_names), description.source.root
-    if not names:
-        return ['background', 'foreground'] if num_classes == 1 else [f'class {index}' for index in range(num_classes)]
-    path = root / 'classes.txt'
-    is_file = path.is_file()
-    where = f'{path} has' if is_file else f'{root}, read as {description.source}, has'
-    if len(names) != num_classes and not (num_classes == 1 and len(names) == 2):
-        one = ', or that of the foreground, since num_classes is 1' if num_classes == 1 else ''
-        remedy = 'correct the file or ' if is_file else 'name your classes in classes.txt, or '
-        what = 'classes.txt must name every class, one a line, without the ignored label' if is_file \
-            else 'There must be a name for every class'
-        raise DatasetError(
-            f'{what}{one}: {where} {len(names)} names, num_classes is {num_classes}; {remedy}pass '
-            f'num_classes={len(names)}.')
-    if len(names) == 1 == num_classes:
-        if names == ['background']:
-            raise DatasetError(
-                f'The one name of a binary set must be that of the foreground: {where} {names[0]!r}; name the '
-                'foreground, or both in two lines.')
-        names = ['background', *names]
-    return names
+        self._pairs = Chosen(self._pairs, sorted(set(range(len(self._pairs))) - set(indices)))

@@ -8,7 +8,7 @@ import errno
 import logging
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -19,13 +19,13 @@ import torch
 
 from ..errors import DatasetError, first_lines
 from .bands import EIGHT_BITS, Bands, Scale, as_channels, check_bits, pick_bands, scaled, turned
-from .images import TIFF_EXTENSIONS, Header, TooLargeError, first_tags, max_pixels
+from .headers import TIFF_EXTENSIONS, Header, TooLargeError, first_tags, has_place, max_pixels
 
 _logger = logging.getLogger(__name__)
 
 __all__ = [
-    'TIFF_EXTENSIONS', 'LabelWindow', 'Scene', 'Window', 'is_scene', 'open_tiff', 'read_parts', 'read_whole',
-    'require_rasterio']
+    'TIFF_EXTENSIONS', 'Scene', 'Window', 'check_blocks', 'check_upright', 'is_scene', 'levels_of', 'open_checked',
+    'open_tiff', 'read_parts', 'read_whole', 'require_rasterio', 'unreadable']
 
 CACHE = 2 ** 28  # bytes of decoded blocks that GDAL keeps, for all files; by itself it would take 5 % of the machine
 MAX_BLOCK = 2 ** 26  # bytes of a tile or strip that is decoded at once
@@ -33,10 +33,6 @@ MAX_BLOCK = 2 ** 26  # bytes of a tile or strip that is decoded at once
 # Tags of TIFF, by their names in the specifications of TIFF and GeoTIFF
 _IMAGE_WIDTH, _IMAGE_LENGTH, _ORIENTATION, _EXTRA_SAMPLES = 256, 257, 274, 338
 _ASSOCIATED_ALPHA = 1
-_MODEL_PIXEL_SCALE, _MODEL_TIEPOINT, _MODEL_TRANSFORMATION, _GEO_KEY_DIRECTORY = 33550, 33922, 34264, 34735
-_RPC_COEFFICIENTS = 50844
-_PLACE_TAGS = (_MODEL_PIXEL_SCALE, _MODEL_TIEPOINT, _MODEL_TRANSFORMATION, _GEO_KEY_DIRECTORY, _RPC_COEFFICIENTS)
-_WORLD_FILES = ('.tfw', '.tifw', '.tiffw', '.wld')  # text files that hold the place of the picture beside them
 
 
 class Window(NamedTuple):
@@ -63,12 +59,7 @@ def is_scene(path: str | os.PathLike) -> bool:
     limit, sides = max_pixels(), [tags.get(_IMAGE_WIDTH), tags.get(_IMAGE_LENGTH)]
     if not all(isinstance(side, int) for side in sides):
         return False
-    return (limit is not None and sides[0] * sides[1] > limit) or _has_place(path, tags)
-
-
-def _has_place(path: Path, tags: Mapping[int, Any]) -> bool:
-    world_files = [path.with_suffix(case) for ending in _WORLD_FILES for case in (ending, ending.upper())]
-    return any(tag in tags for tag in _PLACE_TAGS) or any(file.is_file() for file in world_files)
+    return (limit is not None and sides[0] * sides[1] > limit) or has_place(path, tags)
 
 
 def require_rasterio(path: str | os.PathLike) -> None:
@@ -123,9 +114,9 @@ class Scene:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
         self.path, self.in_chans, self._scale = Path(path), in_chans, scale
         with ExitStack() as stack:
-            self._dataset = _open_checked(self.path, stack)
-            _check_upright(self._dataset, self.path)
-            _check_blocks(self._dataset, self.path)
+            self._dataset = open_checked(self.path, stack)
+            check_upright(self._dataset, self.path)
+            check_blocks(self._dataset, self.path)
             self._bands = self._find_bands(bands)
             self.size = self._dataset.height, self._dataset.width
             gaps = rasterio.enums.MaskFlags.all_valid
@@ -165,7 +156,7 @@ class Scene:
             known = self._dataset.dataset_mask(window=window) > 0 if self.has_gaps else None
         except rasterio.errors.RasterioError as error:
             cause = error.__cause__ or error  # GDAL's own words
-            raise _unreadable(self.path, cause, 'replace or remove the file.') from error
+            raise unreadable(self.path, cause, 'replace or remove the file.') from error
         values = _in_colors(values, self._levels)
         if self._palette_bands:
             values = values[[number - 1 for number in self._palette_bands]]
@@ -175,7 +166,7 @@ class Scene:
         """Numbers of the bands that are read. DatasetError where they are not those that the model takes."""
         source = self._dataset
         has_alpha = _has_alpha(source)
-        self._levels = _levels(source) if source.count - has_alpha == 1 else None
+        self._levels = levels_of(source) if source.count - has_alpha == 1 else None
         colors = 1 if self._levels is None else self._levels.shape[-1]
         count = source.count if colors == 1 else colors + has_alpha
         picked = pick_bands(count, has_alpha, self.in_chans, chosen, self.path)
@@ -187,65 +178,21 @@ class Scene:
         return [1] if self._palette_bands else picked
 
 
-class LabelWindow:
-    """A part of a large mask, as what draws its labels.
-
-    Args:
-        path: The TIFF, of one band.
-        size: Height and width that it must have.
-        rows: First row, and the one after the last.
-        columns: Likewise.
-    """
-
-    def __init__(
-            self, path: Path, size: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]) -> None:
-        self.path, self.size, self.rows, self.columns = path, size, rows, columns
-
-    def __str__(self) -> str:
-        return f'{self.path}, rows {self.rows[0]} to {self.rows[1]}, columns {self.columns[0]} to {self.columns[1]}'
-
-    def labels(self) -> np.ndarray:
-        """The numbers as they are stored, (rows, columns).
-
-        Raises:
-            DatasetError: Not readable as TIFF, not one band of whole numbers, or of another size.
-        """
-        require_rasterio(self.path)
-        import rasterio
-
-        with ExitStack() as stack:
-            source = _open_checked(self.path, stack)
-            _check_blocks(source, self.path)
-            if source.count != 1 or np.dtype(source.dtypes[0]).kind not in 'iu':
-                raise DatasetError(
-                    f'The mask of an image that is read by windows must have one band of whole numbers: {self.path} '
-                    f'has {source.count} of {source.dtypes[0]}; save it so.')
-            if (source.height, source.width) != self.size:
-                raise DatasetError(
-                    f'Image and mask must have the same size: {self.path} is {source.width} x {source.height} (width x '
-                    f'height) and its image {self.size[1]} x {self.size[0]}; export it again at the size of the image.')
-            window = rasterio.windows.Window.from_slices(self.rows, self.columns)
-            try:
-                return source.read(1, window=window)
-            except rasterio.errors.RasterioError as error:
-                raise _unreadable(self.path, error.__cause__ or error, 'replace or remove the file.') from error
-
-
 def read_parts(path: Path, number: int = 16, side: int = 64) -> Bands:
     """Some squares of a TIFF that is too large to be read whole, side by side, the same at every call."""
     import rasterio
 
     rng = np.random.default_rng(0)
     with ExitStack() as stack:
-        source = _open_checked(path, stack)
-        _check_blocks(source, path)
+        source = open_checked(path, stack)
+        check_blocks(source, path)
         height, width = min(side, source.height), min(side, source.width)
         try:
             parts = [source.read(window=rasterio.windows.Window(
                 rng.integers(source.width - width + 1), rng.integers(source.height - height + 1), width, height))
                 for _ in range(number)]
         except rasterio.errors.RasterioError as error:
-            raise _unreadable(path, error.__cause__ or error, 'replace or remove the file.') from error
+            raise unreadable(path, error.__cause__ or error, 'replace or remove the file.') from error
         return Bands(_with_colors(np.concatenate(parts, axis=-1), source), _has_alpha(source))
 
 
@@ -269,17 +216,17 @@ def read_whole(path: Any, header: Header) -> Bands:
             f'An image in memory has at most {limit} pixels: {path} has more; cut the image and its mask into smaller '
             'tiles, such as 2048 x 2048.')
     with ExitStack() as stack:
-        source = _open_checked(path, stack, 'GTiff' if header.format == 'TIFF' else 'PNG')
+        source = open_checked(path, stack, 'GTiff' if header.format == 'TIFF' else 'PNG')
         has_alpha = _has_alpha(source)
         try:
             values = source.read()
         except rasterio.errors.RasterioError as error:
-            raise _unreadable(path, error.__cause__ or error, 'replace or remove the file.') from error
+            raise unreadable(path, error.__cause__ or error, 'replace or remove the file.') from error
         values = _with_colors(values, source)
     return Bands(turned(values, header.orientation), has_alpha)
 
 
-def _open_checked(path: Any, stack: ExitStack, driver: str = 'GTiff') -> Any:
+def open_checked(path: Any, stack: ExitStack, driver: str = 'GTiff') -> Any:
     """A file that is open as long as the stack. DatasetError for one of which something would be lost."""
     import rasterio
 
@@ -292,7 +239,7 @@ def _open_checked(path: Any, stack: ExitStack, driver: str = 'GTiff') -> Any:
                 source = open_tiff(stack.enter_context(rasterio.MemoryFile(file.read())).name, driver=driver)
         stack.enter_context(source)
     except rasterio.errors.RasterioError as error:
-        raise _unreadable(path, error, 'name a TIFF file.') from error
+        raise unreadable(path, error, 'name a TIFF file.') from error
     if len(source.subdatasets) > 1:
         raise DatasetError(
             f'Every image must be one picture: {path} has {len(source.subdatasets)} pages; save each as a file of '
@@ -304,15 +251,17 @@ def _open_checked(path: Any, stack: ExitStack, driver: str = 'GTiff') -> Any:
     return source
 
 
-def _check_upright(source: Any, path: Path) -> None:
+def check_upright(source: Any, path: Path) -> None:
+    """Raise DatasetError for a file without a georeference that is shown otherwise than it is stored."""
     tags = first_tags(path)
-    if tags.get(_ORIENTATION, 1) != 1 and not _has_place(path, tags):
+    if tags.get(_ORIENTATION, 1) != 1 and not has_place(path, tags):
         raise DatasetError(
             f'An image without a georeference that is read by windows must be stored upright: {path} has the '
             f'orientation {tags[_ORIENTATION]}; turn its pixels, and take that tag away.')
 
 
-def _check_blocks(source: Any, path: Path) -> None:
+def check_blocks(source: Any, path: Path) -> None:
+    """Raise DatasetError for a file whose tiles or strips are too large for windows."""
     rows, columns = source.block_shapes[0]
     together = source.count if source.profile.get('interleave') == 'pixel' else 1
     if rows * columns * together * np.dtype(source.dtypes[0]).itemsize > MAX_BLOCK:
@@ -335,17 +284,18 @@ def _in_colors(values: np.ndarray, levels: np.ndarray | None) -> np.ndarray:
 
 def _with_colors(values: np.ndarray, source: Any) -> np.ndarray:
     """All bands (bands, rows, columns) of a file, a palette as its colours."""
-    levels = _levels(source) if source.count - _has_alpha(source) == 1 else None
+    levels = levels_of(source) if source.count - _has_alpha(source) == 1 else None
     return values if levels is None else np.concatenate([_in_colors(values[:1], levels), values[1:]])
 
 
-def _unreadable(path: Any, error: BaseException, remedy: str) -> DatasetError:
+def unreadable(path: Any, error: BaseException, remedy: str) -> DatasetError:
+    """The error for a file that cannot be read."""
     return DatasetError(
         f'Every image must be readable: {path} is not ({type(error).__name__}: {first_lines(error, 1)}); '
         f'{remedy}')
 
 
-def _levels(source: Any) -> np.ndarray | None:
+def levels_of(source: Any) -> np.ndarray | None:
     """uint8 (256, 1 or 3): what the values of a single band mean, None where they are what they say."""
     from rasterio.enums import ColorInterp
 

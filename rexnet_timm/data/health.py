@@ -5,7 +5,7 @@ from typing import NamedTuple
 from ..errors import DatasetError
 from .ahead import called_ahead
 from .folder import SegmentationFolder
-from .images import is_too_large
+from .headers import is_too_large
 
 __all__ = ['BadSample', 'bad_samples']
 

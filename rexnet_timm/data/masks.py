@@ -21,7 +21,8 @@ from torchvision import tv_tensors
 
 from ..errors import DatasetError
 from .description import DEFAULT_IGNORE_LABEL
-from .images import Header, TooLargeError, decode, load_array, max_pixels, read_header
+from .headers import Header, TooLargeError, is_too_large, load_array, max_pixels, read_header
+from .images import decode
 from .labels import HIGHEST, INVALID, LOWEST, ColorTable, LabelTable, color_keys
 
 __all__ = [
@@ -35,6 +36,7 @@ _MODES_OF_COLORS = ('1', 'L', 'P', 'PA', 'LA', *_COLOR_MODES)
 _WHITE = 255
 _MOST_SHOWN = 8  # of labels or colours in a message
 _MOST_LOOKED_AT = 64  # masks whose labels are counted before a run
+_MOST_PARTS = 16  # blocks of a large mask, likewise
 
 
 class ColoredMaskError(DatasetError):
@@ -202,12 +204,22 @@ def found_colors(paths: Sequence[Path], most: int = 4096) -> dict[tuple[int, int
     """
     total: Counter[tuple[int, int, int]] = Counter()
     for path in paths:
-        total.update(_count_colors(_rgb(decode(path, 'mask')[0])))
-        if len(total) > most:
-            raise DatasetError(
-                f'A mask must have few colours: with {path} there are more than {most}; a mask that was resized with '
-                'smoothing, or saved as JPEG, has to be made anew from its source.')
+        for pixels in _pictures(path):
+            total.update(_count_colors(pixels))
+            if len(total) > most:
+                raise DatasetError(
+                    f'A mask must have few colours: with {path} there are more than {most}; a mask that was resized '
+                    'with smoothing, or saved as JPEG, has to be made anew from its source.')
     return dict(total.most_common())
+
+
+def _pictures(path: Path) -> Iterator[np.ndarray]:
+    """The colours of a mask, uint8 (rows, columns, 3); of one of more pixels than are decoded at once, in parts."""
+    if is_too_large(path):
+        from .large import color_parts
+        yield from color_parts(path)
+    else:
+        yield _rgb(decode(path, 'mask')[0])
 
 
 def _shuffled(masks: Sequence[Any], most: int | None = None) -> Iterator[Any]:
@@ -232,17 +244,18 @@ def foreground_value(paths: Sequence[Any], ignore_index: int | None) -> int:
         if hasattr(path, 'labels'):
             return 1  # drawn as classes
         try:
-            if isinstance(path, Path) and path.suffix.lower() != '.npy' and read_header(path, 'mask').mode == '1':
+            if isinstance(path, Path) and path.suffix.lower() != '.npy' and not is_too_large(path) \
+                    and read_header(path, 'mask').mode == '1':
                 continue
-            labels = stored_labels(path)
+            for labels in _parts(path):
+                if labels.dtype == np.bool_:
+                    break
+                if (labels == 1).any():
+                    return 1
+                if (labels == _WHITE).any():
+                    return _WHITE
         except DatasetError:
             continue
-        if labels.dtype == np.bool_:
-            continue
-        if (labels == 1).any():
-            return 1
-        if (labels == _WHITE).any():
-            return _WHITE
     return 1
 
 
@@ -265,19 +278,32 @@ def count_labels(
     number = 0
     for mask in _shuffled(masks, most):
         try:
-            labels = stored_labels(mask, colors)
+            for labels in _parts(mask, colors, _MOST_PARTS):
+                total.update(_counts(labels))
         except DatasetError:
             continue
         number += 1
-        if labels.dtype == np.bool_:
-            continue
-        if labels.dtype == np.uint8:
-            counts = np.bincount(labels.ravel(), minlength=1)
-            total.update({int(label): int(counts[label]) for label in np.flatnonzero(counts)})
-        else:
-            values, counts = np.unique(labels, return_counts=True)
-            total.update(dict(zip(map(int, values), map(int, counts), strict=True)))
     return dict(total), number
+
+
+def _counts(labels: np.ndarray) -> dict[int, int]:
+    """Pixels of each number; nothing of pixels of one bit."""
+    if labels.dtype == np.bool_:
+        return {}
+    if labels.dtype == np.uint8:
+        counts = np.bincount(labels.ravel(), minlength=1)
+        return {int(label): int(counts[label]) for label in np.flatnonzero(counts)}
+    values, counts = np.unique(labels, return_counts=True)
+    return dict(zip(map(int, values), map(int, counts), strict=True))
+
+
+def _parts(mask: Any, colors: ColorTable | None = None, most: int | None = None) -> Iterator[np.ndarray]:
+    """What a mask has stored; of one of more pixels than are decoded at once, block by block, at most so many."""
+    if is_too_large(mask):
+        from .large import label_parts
+        yield from label_parts(mask, colors, most)
+    else:
+        yield stored_labels(mask, colors)
 
 
 class MaskReader:
@@ -315,11 +341,14 @@ class MaskReader:
         Raises:
             DatasetError: Not readable, more than one page, no labels, or labels outside the classes.
         """
-        stored = stored_labels(mask, self.colors)
+        return tv_tensors.Mask(torch.from_numpy(self.classes(stored_labels(mask, self.colors), mask)))
+
+    def classes(self, stored: np.ndarray, mask: Any) -> np.ndarray:
+        """int64 (H, W) of what a mask has stored, as `stored_labels` gives it. DatasetError for other labels."""
         classes = self.table(stored)
         if not self.table.is_mapped and (classes == INVALID).any():
             self._refuse(mask, stored, stored[classes == INVALID])
-        return tv_tensors.Mask(torch.from_numpy(classes))
+        return classes
 
     def _refuse(self, mask: Any, labels: np.ndarray, wrong: np.ndarray) -> None:
         number, binary = max(self.num_classes, 2), self.num_classes <= 2
@@ -359,5 +388,5 @@ class MaskReader:
             remedies.append(f'threshold them to 0 and {_WHITE} if they are shades of a binary mask')
         remedies.append(
             f'rewrite all binary masks with 0 and 1, or all with 0 and {_WHITE}' if binary
-            else 'rewrite the masks with those labels')
+            else 'say by a label_map, such as 7:0 11:1, which label is which class')
         return remedies

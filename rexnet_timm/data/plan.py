@@ -6,14 +6,9 @@ own, for two dimensions:
 * img_size: the shorter side of the image in the middle, to the nearest multiple of 32, from 64 to 512.
 * scale: 0.5 to 2, and 0.75 to 1.5 where half of the pixels of some class are in objects that would be smaller than
   8 x 8 pixels at half the size.
-* class_weights: where the commonest class has 10 times the pixels of the rarest or more, the root of how much rarer a
-  class is than that in the middle, from 0.25 to 4.
 """
-import math
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from .check import Check
 
@@ -22,8 +17,6 @@ __all__ = ['Plan', 'plan_of']
 STEP, SMALLEST, LARGEST = 32, 64, 512
 WIDE, NARROW = (0.5, 2.0), (0.75, 1.5)
 LEAST_AREA = 64
-UNEVEN = 10
-LIGHTEST, HEAVIEST = 0.25, 4.0
 
 
 @dataclass
@@ -58,7 +51,6 @@ def plan_of(check: Check) -> Plan:
         plan.add('val_share', 0.2, 'There is no split for validation.')
     _add_size(plan, check)
     _add_scale(plan, check)
-    _add_weights(plan, check)
     return plan
 
 
@@ -83,19 +75,3 @@ def _add_scale(plan: Plan, check: Check) -> None:
     plan.add('scale', NARROW if is_small else WIDE,
              f'Half of the pixels of {check.class_names[smallest]} are in objects of {areas[smallest]:.0f} pixels or '
              f'less, at {WIDE[0]} of the size {"fewer" if is_small else "not fewer"} than {LEAST_AREA}.')
-
-
-def _add_weights(plan: Plan, check: Check) -> None:
-    names = check.class_names
-    found = check.classes(check.train)
-    pixels = np.array([found[index].pixels if index in found else 0 for index in range(len(names))], float)
-    present = pixels > 0
-    if present.sum() < 2 or pixels[present].max() < UNEVEN * pixels[present].min():
-        return
-    weights = np.ones(len(names))
-    weights[present] = np.sqrt(np.median(pixels[present]) / pixels[present]).clip(LIGHTEST, HEAVIEST)
-    common, rare = (names[int(index)] for index in (pixels.argmax(), np.where(present, pixels, math.inf).argmin()))
-    times = pixels.max() / pixels[present].min()
-    plan.add('class_weights', tuple(float(f'{weight:.2f}') for weight in weights),
-             f'{common} has {times:.0f} times the pixels of {rare}; the root of how much rarer each class is than that '
-             f'in the middle, from {LIGHTEST} to {HEAVIEST:g}.')

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+import numpy as np
+import torch
 from torch.utils.data import Dataset, DistributedSampler
 
 from ..seeds import seeded
@@ -14,10 +16,17 @@ from ..seeds import seeded
 __all__ = ['SeededSamples', 'TrainingSampler']
 
 
+WINDOW = 2 ** 26  # bytes of the groups whose samples are shuffled together
+
+
 class TrainingSampler(DistributedSampler):
     """The samples of this process in the order of an epoch, from any batch on; each as (epoch, index).
 
     The epoch goes with the index so that it reaches workers that live longer than an epoch.
+
+    Any order of all samples is as likely as another. Only where a data set tells by a method `groups()` that a file
+    gives samples only together (`pairs.Groups`), these groups come in a random order, and samples are shuffled among
+    those of groups that together have 64 MiB.
 
     Attributes:
         batch_size: Samples in a batch of this process.
@@ -35,6 +44,7 @@ class TrainingSampler(DistributedSampler):
         super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed)
         self.batch_size = batch_size
         self._first_batch = 0
+        self._groups = dataset.groups() if hasattr(dataset, 'groups') else None
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch that the next iteration gives, from its first batch on."""
@@ -46,11 +56,30 @@ class TrainingSampler(DistributedSampler):
         self._first_batch = batch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return ((self.epoch, index) for index in islice(super().__iter__(), self._first_batch * self.batch_size, None))
+        return ((self.epoch, index) for index in islice(self._order(), self._first_batch * self.batch_size, None))
 
     def samples_of(self, batch: int) -> list[int]:
         """The indices of a batch of the epoch."""
-        return list(islice(super().__iter__(), batch * self.batch_size, (batch + 1) * self.batch_size))
+        return list(islice(self._order(), batch * self.batch_size, (batch + 1) * self.batch_size))
+
+    def _order(self) -> Iterator[int]:
+        """The indices of this process in the order of the epoch."""
+        if self._groups is None:
+            return super().__iter__()
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        numbers = _order_of_groups(*self._groups, generator)
+        # as many for each process, the first ones again where they do not come out even
+        return iter(np.resize(numbers, self.total_size)[self.rank:self.total_size:self.num_replicas].tolist())
+
+
+def _order_of_groups(group_of_sample: np.ndarray, size_of_group: np.ndarray, generator: torch.Generator) -> np.ndarray:
+    """Numbers of the samples, shuffled among those of groups that follow each other in a random order."""
+    order = torch.randperm(len(size_of_group), generator=generator).numpy()
+    sizes = size_of_group[order]
+    window_of_group = np.empty(len(order), np.int64)
+    window_of_group[order] = (np.cumsum(sizes) - sizes) // WINDOW
+    places = torch.randperm(len(group_of_sample), generator=generator).numpy()
+    return np.lexsort((places, window_of_group[group_of_sample]))
 
 
 class SeededSamples(Dataset):

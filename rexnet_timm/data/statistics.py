@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .description import Sample
-from .facts import DIGEST, Facts
+from .facts import DIGEST, Facts, Moments
 
 __all__ = ['LabelStatistics', 'SplitStatistics', 'duplicates']
 
@@ -79,10 +79,10 @@ class SplitStatistics:
         mask_kinds: Masks by mode and bits.
         sizes: Images by height and width, of the first `MOST_SIZES` sizes.
         shorter: Images by the shorter side.
-        large: Images of more pixels than are read at once, of which only headers are.
+        large: Images of more pixels than are decoded at once, which are read by windows.
         turned: Images that are shown turned by their EXIF orientation.
         dtypes: Images by the type of their values as they are read.
-        mean: Mean of each channel of all pixels; None before the first image.
+        moments: Mean of each channel of all pixels, and what its deviation follows from; None before the first image.
         labels: By label, or by class where labels are mapped.
         stored: Pixels of each number in the masks.
         colors: Pixels of each colour of masks in colours, where no table is known.
@@ -106,7 +106,7 @@ class SplitStatistics:
     large: int = 0
     turned: int = 0
     dtypes: Counter[str] = field(default_factory=Counter)
-    mean: np.ndarray | None = None
+    moments: Moments | None = None
     labels: dict[int, LabelStatistics] = field(default_factory=dict)
     stored: Counter[int] = field(default_factory=Counter)
     bits: Counter[int] = field(default_factory=Counter)
@@ -119,13 +119,16 @@ class SplitStatistics:
     digests: bytearray = field(default_factory=bytearray)
     places: bytearray = field(default_factory=bytearray)
     shown: list[int] = field(default_factory=list)
-    _pixels: int = 0
-    _squares: np.ndarray | None = None
+
+    @property
+    def mean(self) -> np.ndarray | None:
+        """Mean of each channel, over all pixels."""
+        return None if self.moments is None else self.moments.mean
 
     @property
     def std(self) -> np.ndarray | None:
         """Standard deviation of each channel, over all pixels."""
-        return None if self.mean is None else np.sqrt(self._squares / self._pixels)
+        return None if self.moments is None else np.sqrt(self.moments.squares / self.moments.pixels)
 
     def add(self, sample: Sample, facts: Facts) -> None:
         """Add the facts of the next sample."""
@@ -142,7 +145,9 @@ class SplitStatistics:
         if facts.digest:
             self.digests += facts.digest
             self.places += number.to_bytes(8, 'little')
-            self._add_values(facts)
+            self.dtypes[facts.dtype] += 1
+            is_alike = self.moments is not None and len(self.moments.mean) == len(facts.moments.mean)
+            self.moments = self.moments.with_others(facts.moments) if is_alike else facts.moments
         if facts.problem is not None:
             self.num_bad += 1
             if len(self.bad) < MOST_LISTED:
@@ -150,18 +155,6 @@ class SplitStatistics:
             return
         self.large += facts.is_large
         self._add_labels(number, facts)
-
-    def _add_values(self, facts: Facts) -> None:
-        """Join mean and squares of an image with those before (Chan, Golub, LeVeque, 1979)."""
-        self.dtypes[facts.dtype] += 1
-        pixels = math.prod(facts.image.size)
-        if self.mean is None or len(self.mean) != len(facts.mean):
-            self.mean, self._squares, self._pixels = facts.mean, facts.squares, pixels
-            return
-        total, apart = self._pixels + pixels, facts.mean - self.mean
-        self.mean = self.mean + apart * (pixels / total)
-        self._squares = self._squares + facts.squares + apart ** 2 * (self._pixels * pixels / total)
-        self._pixels = total
 
     def _add_labels(self, number: int, facts: Facts) -> None:
         is_new = False

@@ -25,10 +25,12 @@ from PIL import Image
 
 from ..errors import DatasetError
 from ..files import atomic_path
-from .description import IMAGE_EXTENSIONS, DataDescription, DataSource, Layout, Sample
-from .images import read_header
+from .description import IMAGE_EXTENSIONS, TASKS, DataDescription, DataSource, Layout, Sample
+from .headers import read_header
 
-__all__ = ['MANIFEST', 'Member', 'ShardSamples', 'describe_shards', 'verify_shards', 'write_shards']
+__all__ = [
+    'MANIFEST', 'MappedSamples', 'Member', 'ShardSamples', 'describe_shards', 'raw_head', 'verify_shards',
+    'write_shards']
 
 MANIFEST = 'shards.json'
 VERSION = 1
@@ -55,11 +57,13 @@ class Member:
         offset: Where its bytes begin.
         size: How many they are.
         name: Its name in the shard.
+        remedy: What to do where it is not there.
     """
     shard: Path
     offset: int
     size: int
     name: str
+    remedy: str = _AGAIN
 
     def __str__(self) -> str:
         return f'{self.shard}/{self.name}'
@@ -78,20 +82,53 @@ class Member:
         Raises:
             DatasetError: The shard has something else there.
         """
-        try:
-            with open(self.shard, 'rb') as file:
-                if _BLOCK <= self.offset <= os.fstat(file.fileno()).st_size - self.size:
-                    file.seek(self.offset - _BLOCK)
-                    head = tarfile.TarInfo.frombuf(file.read(_BLOCK), 'ascii', 'strict')
-                    if (head.name, head.size, head.type) == (self.name, self.size, tarfile.REGTYPE):
-                        return io.BytesIO(file.read(self.size))
-        except (tarfile.TarError, UnicodeDecodeError):
-            pass
+        with open(self.shard, 'rb') as file:
+            if self.offset <= os.fstat(file.fileno()).st_size - self.size:
+                head = raw_head(file, self.offset)
+                if head is not None and (head.name, head.size) == (self.name, self.size):
+                    return io.BytesIO(file.read(self.size))
         raise DatasetError(
-            f'A shard must have what its index says: {self.shard} has no {self.name} at byte {self.offset}; {_AGAIN}.')
+            f'A shard must have what its index says: {self.shard} has no {self.name} at byte {self.offset}; '
+            f'{self.remedy}.')
 
 
-class ShardSamples(Sequence[Sample]):
+def raw_head(file: BinaryIO, offset: int) -> tarfile.TarInfo | None:
+    """The header of a plain file in a tar file, right before its bytes; None for anything else.
+
+    Args:
+        file: The tar file; it is then at the offset.
+        offset: Where the bytes begin.
+    """
+    if offset < _BLOCK:
+        return None
+    file.seek(offset - _BLOCK)
+    try:
+        head = tarfile.TarInfo.frombuf(file.read(_BLOCK), 'utf-8', 'surrogateescape')
+    except tarfile.TarError:
+        return None
+    return head if head.type in (tarfile.REGTYPE, tarfile.AREGTYPE) else None
+
+
+class MappedSamples(Sequence[Sample]):
+    """Samples of an index that stays on the disk: `_rows`, which each process maps for itself by `_open`."""
+
+    _rows: np.ndarray
+
+    def _open(self) -> np.ndarray:
+        raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, '_rows': None}  # another process maps the file itself
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._rows = self._open()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+class ShardSamples(MappedSamples):
     """The samples of a split, made when they are asked for; the index stays on the disk.
 
     Args:
@@ -115,16 +152,6 @@ class ShardSamples(Sequence[Sample]):
         if rows.dtype != _ROW or rows.ndim != 1:
             raise DatasetError(f'{path} is no index of shards; {_AGAIN}.')
         return rows
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, '_rows': None}  # another process maps the file itself
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._rows = self._open()
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
@@ -160,6 +187,8 @@ def describe_shards(root: Path, layout: Layout, task: str = 'segmentation') -> D
     manifest = _read_manifest(path)
     try:
         description = DataDescription.from_dict(manifest['description'])
+        if description.task not in TASKS:  # shards are written for these only
+            raise ValueError(f'its task is {description.task!r}')
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise _no_manifest(path, f'its description cannot be used ({error})') from error
     if description.task != task:

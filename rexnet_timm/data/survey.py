@@ -1,6 +1,6 @@
 """What the images of a split have in common, found before a run: their bands and bits, their range, mean and deviation.
 
-Images are looked at in a fixed random order, so that every process of a run, and every run, finds the same.
+Which images are looked at is fixed, so that every process of a run, and every run, finds the same.
 """
 import random
 from collections.abc import Sequence
@@ -11,7 +11,8 @@ import numpy as np
 
 from ..errors import DatasetError
 from .bands import EIGHT_BITS, PERCENTILE, Bands, Scale, as_channels, pick_bands
-from .images import TIFF_EXTENSIONS, Header, TooLargeError, first_tags, read_bands, read_header
+from .headers import TIFF_EXTENSIONS, Header, TooLargeError, first_tags, read_header
+from .images import read_bands
 
 __all__ = ['Survey', 'percentiles', 'sample_values', 'statistics', 'survey']
 
@@ -79,14 +80,15 @@ def survey(paths: Sequence[Any], in_chans: int | None, bands: Sequence[int], sca
         tuple((index, header) for index, header in headers.items() if header.orientation != 1))
 
 
-def _order(paths: Sequence[Any]) -> list[int]:
-    return random.Random(0).sample(range(len(paths)), len(paths))
+def _some(paths: Sequence[Any], most: int) -> list[int]:
+    """At most so many places, drawn at random, in their order, in which tables are read faster."""
+    return sorted(random.Random(0).sample(range(len(paths)), len(paths))[:most])
 
 
 def _headers(paths: Sequence[Any]) -> dict[int, Header]:
     """Headers by the places of the images."""
     headers = {}
-    for index in _order(paths)[:_MOST_HEADERS]:
+    for index in _some(paths, _MOST_HEADERS):
         try:
             headers[index] = read_header(paths[index], 'image')
         except (DatasetError, OSError):
@@ -141,7 +143,7 @@ def sample_values(paths: Sequence[Any], in_chans: int, bands: Sequence[int]) -> 
         ValueError: Images that only rasterio reads, where it cannot be imported.
     """
     parts = []
-    for index in _order(paths)[:_MOST_IMAGES]:
+    for index in _some(paths, _MOST_IMAGES):
         try:
             found = _read(paths[index])
         except (DatasetError, OSError):

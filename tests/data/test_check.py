@@ -10,6 +10,7 @@ from PIL import Image
 from test_components import searched
 
 from rexnet_timm.data import describe_data
+from rexnet_timm.data import large as large_module
 from rexnet_timm.data.check import check_data
 from rexnet_timm.data.plan import plan_of
 
@@ -127,6 +128,18 @@ def test_classes_that_a_split_lacks(tmp_path):
                      '1 class of 5 is missing in train and cannot be learnt there: class 3.']
 
 
+def test_names_of_a_format_may_be_those_of_others(tmp_path):
+    def told(check) -> str:
+        return ' '.join(finding.text for finding in check.findings if finding.kind == 'classes')
+
+    names = trees.voc(tmp_path) / 'VOCdevkit' / 'VOC2012' / 'classes.txt'
+    text = told(checked(tmp_path))
+    assert 'names, which voc gives, are not those of these masks' in text and f'into {names}.' in text
+    names.write_text(''.join(f'kind {index}\n' for index in range(16)))
+    check = checked(tmp_path)
+    assert 'these masks' not in told(check) and check.description.class_names[15] == 'kind 15'
+
+
 def test_a_missing_split_and_what_follows(tmp_path):
     masks(tmp_path, [noise(3, seed) for seed in range(3)])
     check = checked(tmp_path)
@@ -166,18 +179,68 @@ def test_notes_on_orientation_and_kinds(tmp_path):
     assert '1 images with 1, 5 images with 3' in text_of(check, 'channels')
 
 
-def test_large_images_are_told_and_not_counted(tmp_path, monkeypatch):
+LARGE = np.kron(noise(3, 7, (9, 10)), np.ones((10, 10), np.uint8))  # objects that cross the blocks
+PALETTE = np.array([(0, 0, 0), (200, 10, 10), (10, 200, 10)], np.uint8)
+
+
+def with_large(root: Path, masks_of=lambda labels: labels) -> Path:
+    """Two splits of two small images and a large one, 90 x 100, in TIFFs."""
     for split in ('train', 'val'):
         for index in range(3):
-            size = (24, 31) if index else (90, 100)
-            for kind in ('images', 'masks'):
-                trees.save(tmp_path / split / kind / f'{index}.tif', noise(3, index, size))
+            labels = noise(3, index) if index else LARGE
+            image = np.random.default_rng((index, len(split))).integers(0, 256, (*labels.shape, 3), np.uint8)
+            trees.save(root / split / 'images' / f'{index}.tif', image)
+            trees.save(root / split / 'masks' / f'{index}.tif', masks_of(labels))
+    return root
+
+
+@pytest.mark.parametrize('masks_of', [
+    lambda labels: labels, lambda labels: (labels > 1) * np.uint8(255), lambda labels: PALETTE[labels],
+    lambda labels: np.where(labels == 2, 9, labels)], ids=['numbers', 'binary', 'colours', 'many'])
+def test_large_images_are_counted_as_others(masks_of, tmp_path, monkeypatch):
+    """By windows, in which objects are cut, a check finds what it finds in images that are decoded whole."""
+    pytest.importorskip('rasterio', reason='needs the extra geo')
+    root = with_large(tmp_path, masks_of)
+    whole = checked(root)
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 2000)
-    check = checked(tmp_path)
+    monkeypatch.setattr(large_module, 'BLOCK', 16)
+    check = checked(root)
+    assert check.level == whole.level and check.class_names == whole.class_names and check.meaning == whole.meaning
+    assert check.description.color_map == whole.description.color_map
+    for name, split in check.splits.items():
+        other = whole.splits[name]
+        assert split.large == 1 and other.large == 0 and split.num_bad == other.num_bad == 0
+        assert (split.labels, split.stored, split.neighbours) == (other.labels, other.stored, other.neighbours)
+        assert (split.sizes, split.shown, split.colors) == (other.sizes, other.shown, other.colors)
+        assert split.mean == pytest.approx(other.mean) and split.std == pytest.approx(other.std)
     large = [(finding.level, finding.text) for finding in check.findings if finding.kind == 'large']
-    assert [level for level, _ in large] == ['error', 'note'] and check.splits['train'].num_bad == 0
-    assert '1 images of train have more than 2000 pixels, and are not counted: training reads parts' in large[1][1]
-    assert sum(found.pixels for found in check.classes('train').values()) == 2 * 24 * 31
+    assert large == [('note', f'1 image of {split} has more than 2000 pixels: such are read by windows, in {how}.')
+                     for split, how in (('train', 'random crops'), ('val', 'tiles'))]
+    assert [finding for finding in check.findings if finding.kind != 'large'] == whole.findings
+
+
+def test_large_images_that_cannot_be_used_are_told(tmp_path, monkeypatch):
+    pytest.importorskip('rasterio', reason='needs the extra geo')
+    root = with_large(tmp_path)
+    trees.save(root / 'train' / 'masks' / '0.tif', LARGE[:80])
+    (root / 'val' / 'masks' / '0.tif').unlink()
+    trees.save(root / 'val' / 'masks' / '0.png', LARGE)
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 2000)
+    check = checked(root)
+    reasons = {name: split.bad[0][2] for name, split in check.splits.items()}
+    assert [split.num_bad for split in check.splits.values()] == [1, 1] and check.level == 'error'
+    assert '0.tif is 100 x 80 (width x height) and its image 100 x 90' in reasons['train']
+    assert '0.png is none; save it as TIFF' in reasons['val']
+
+
+def test_large_images_of_two_splits_are_compared(tmp_path, monkeypatch):
+    pytest.importorskip('rasterio', reason='needs the extra geo')
+    root = with_large(tmp_path)
+    Image.open(root / 'val' / 'images' / '0.tif').save(root / 'train' / 'images' / '0.tif', compression='tiff_lzw')
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 2000)
+    monkeypatch.setattr(large_module, 'BLOCK', 16)
+    (finding,) = (finding for finding in checked(root).findings if finding.kind == 'duplicates')
+    assert finding.level == 'warning' and [Path(path).name for path in finding.files] == ['0.tif', '0.tif']
 
 
 def test_images_that_cannot_be_read_alike_are_an_error(tmp_path):

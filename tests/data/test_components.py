@@ -4,7 +4,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from rexnet_timm.data.components import object_sizes
+from rexnet_timm.data.components import Objects, object_sizes
 
 
 def searched(labels: np.ndarray) -> Counter:
@@ -38,6 +38,19 @@ def test_objects_are_those_of_a_search(size, number):
     for seed in range(5):
         labels = np.random.default_rng(seed).integers(0, number, size)
         assert counted(labels) == searched(labels)
+
+
+@pytest.mark.parametrize('rows', [1, 2, 5, 40])
+def test_bands_of_a_mask_have_its_objects(rows):
+    """Objects go on from band to band, and come in the order of the whole mask."""
+    for seed in range(5):
+        labels = np.random.default_rng(seed).integers(0, 2, (23, 31))
+        objects = Objects()
+        for top in range(0, 23, rows):
+            band = labels[top:top + rows]
+            assert sorted(objects.add(band)) == sorted(object_sizes(band)[0])
+        for found, expected in zip(objects.sizes(), object_sizes(labels), strict=True):
+            assert np.array_equal(found, expected) and found.dtype == expected.dtype
 
 
 def test_shapes_that_meet_late():

@@ -12,7 +12,7 @@ from torchvision import tv_tensors
 
 from rexnet_timm.data import DatasetError, DepthFolder, Layout, create_depth_transform, describe_depth
 from rexnet_timm.data.depth_folder import read_depth
-from rexnet_timm.data.transforms import ResizeDepth
+from rexnet_timm.data.resizing import ResizeDepth
 
 
 def kitti(path: Path, metres: np.ndarray) -> None:

@@ -282,7 +282,7 @@ def test_rgb_mask(tmp_path):
 
 
 @pytest.mark.parametrize('values, ignore_index, text', [
-    ((0, 255), None, r'Labels must be 0 to 2: .*a.png has 255 in 24 pixels; pass num_classes=1 if .*, or rewrite'),
+    ((0, 255), None, r'Labels must be 0 to 2: .*a.png has 255 in 24 pixels; pass num_classes=1 if .* by a label_map'),
     ((1, 3), 255, r'Labels must be 0 to 2 or the ignored 255: .*has 3 in 24 .*num_classes=4 if they are classes'),
     ((4, 9), 2, r'Labels must be 0 to 2 or the ignored 2: .*has 4, 9 in 48 pixels; pass num_classes=10 if'),
 ])
@@ -308,7 +308,7 @@ def test_unreadable_file(tmp_path, folder, kind, damage):
 
 def test_images_that_would_lose_something_are_refused(tmp_path):
     make_folder(tmp_path)
-    with pytest.raises(DatasetError, match='the model has channels, 4: .*a.png has 3; train a model with in_chans=3'):
+    with pytest.raises(DatasetError, match='the model has channels, 4: .*a.png has 3; take images with 4 bands'):
         SegmentationFolder(tmp_path, 'train', num_classes=3, in_chans=4)[0]
     write(tmp_path / 'train' / 'a.png', labels().astype(np.uint16) * 1000)
     dataset = SegmentationFolder(tmp_path, 'train', num_classes=3, in_chans=1, image_scale=255)

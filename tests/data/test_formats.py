@@ -10,8 +10,9 @@ import trees
 from PIL import ExifTags, Image
 
 from rexnet_timm.data import DatasetError, Layout, SegmentationFolder, describe_data
-from rexnet_timm.data.formats import FORMATS
+from rexnet_timm.data.formats import FORMATS, data_above, holds_masks
 from rexnet_timm.data.formats import drawn as drawn_module
+from rexnet_timm.data.formats.folders import flat_folders
 
 
 def both(root, **options) -> tuple[SegmentationFolder, SegmentationFolder]:
@@ -211,7 +212,7 @@ def test_one_file_of_coco(tmp_path):
     trees.coco(tmp_path)
     path = tmp_path / 'annotations' / 'instances_val2017.json'
     assert len(SegmentationFolder(path, 'train')) == 4
-    with pytest.raises(DatasetError, match='has train; name one of them, or pass val_share=0.2 to keep a part'):
+    with pytest.raises(DatasetError, match='name one of them as the split, or pass val_share=0.2 to keep'):
         SegmentationFolder(path, 'validation')
     assert len(SegmentationFolder(path, 'validation', layout=Layout(val_share=0.2))) == 1
 
@@ -386,7 +387,7 @@ def test_a_named_format_says_what_it_needs(name, tmp_path):
 
 
 def test_a_format_that_there_is_not(tmp_path):
-    with pytest.raises(ValueError, match="auto or one of shards, voc.*got 'cityscape'. Did you mean cityscapes"):
+    with pytest.raises(ValueError, match="one of auto, shards, voc.*got 'cityscape'. Did you mean cityscapes"):
         describe_data(tmp_path, Layout('cityscape'))
 
 
@@ -409,3 +410,43 @@ def test_no_picture_is_opened_at_the_start(tmp_path, monkeypatch):
     trees.cityscapes(tmp_path)
     monkeypatch.setattr(Image, 'open', lambda *args: pytest.fail('a picture was opened'))
     assert len(describe_data(tmp_path).source.samples('train')) == 4
+
+
+@pytest.mark.parametrize('images, masks', [('photos', 'masks'), ('images', 'truth'), ('photos', 'labels')])
+def test_one_of_two_folders_may_have_a_name_of_its_own(images, masks, tmp_path):
+    trees.beside(tmp_path, f'{images}/{{name}}.jpg', f'{masks}/{{name}}.png', splits=('all',), images=6)
+    train, val = (SegmentationFolder(tmp_path, split, 3) for split in ('train', 'validation'))
+    assert (len(train), len(val)) == (5, 1)
+    assert all((image.parent.name, mask.parent.name) == (images, masks) for image, mask in map(train.paths, range(5)))
+
+
+def test_two_classes_of_images_are_no_images_and_masks(tmp_path):
+    for name in ('masks', 'faces'):
+        for index in range(3):
+            trees.save(tmp_path / name / f'{name}{index}.png', np.zeros((8, 8, 3), np.uint8))
+    assert holds_masks(tmp_path, 'train') is None
+    trees.beside(tmp_path / 'far', 'images/{name}.png', 'depth/{name}.png', splits=('all',))
+    assert flat_folders(tmp_path / 'far') == []
+    trees.save(tmp_path / 'third' / 'a.png', np.zeros((8, 8, 3), np.uint8))  # nothing tells which of three is which
+    assert flat_folders(tmp_path) == []
+
+
+def test_a_split_that_is_not_there_names_those_that_are(tmp_path):
+    data = describe_data(trees.voc(tmp_path))
+    with pytest.raises(DatasetError, match='lists there are of train, trainval, val; name one of them as the split'):
+        data.source.samples('test')
+
+
+def test_a_part_of_a_data_set_tells_the_whole(tmp_path):
+    data = trees.cityscapes(tmp_path / 'city')
+    for part in (data / 'gtFine', data / 'leftImg8bit' / 'train'):
+        assert data_above(part) == (str(data), 'cityscapes')
+    assert data_above(data) is data_above(tmp_path) is None
+
+
+def test_a_split_without_truth_is_told(tmp_path):
+    data = trees.cityscapes(tmp_path)
+    for path in (data / 'gtFine' / 'val').rglob('*_labelIds.png'):
+        Image.fromarray(np.zeros((40, 48), np.uint8)).save(path)
+    with pytest.raises(DatasetError, match='correct the map, or take another split where this one has no truth'):
+        SegmentationFolder(data, 'val').told_of_labels()

@@ -10,8 +10,10 @@ from pictures import write_tiff
 from PIL import Image
 
 from rexnet_timm.data import DatasetError, SegmentationFolder, create_segmentation_transform
+from rexnet_timm.data.bands import turned
 from rexnet_timm.data.geo import Scene, is_scene
-from rexnet_timm.data.images import read_header, read_image
+from rexnet_timm.data.headers import read_header
+from rexnet_timm.data.images import read_image
 
 rasterio = pytest.importorskip('rasterio', reason='needs the extra geo')
 
@@ -125,7 +127,8 @@ def tiff_of_pages(path):
 @pytest.mark.parametrize('write, in_chans, text', [
     (lambda path: write_geotiff(path, noise(4, 40, 48)), 3,
      'as many bands as the model has channels, 3: .*a.tif has 4; choose .* bands=1 2 3, or train .* in_chans=4 '),
-    (lambda path: write_geotiff(path, noise(3, 40, 48)), 5, 'channels, 5: .*a.tif has 3; train .* in_chans=3 '),
+    (lambda path: write_geotiff(path, noise(3, 40, 48)), 5,
+     'channels, 5: .*a.tif has 3; take images with 5 bands, or train .* in_chans=3 '),
     (lambda path: write_geotiff(path, noise(4, 40, 48), alpha='YES'), 2, 'channels, 2: .*a.tif has 4 with alpha;'),
     (lambda path: path.write_bytes(b'no image'), 3, 'a.tif is not .*; name a TIFF file'),
     (lambda path: write_tiff(path, noise(4, 40, 48).transpose(1, 2, 0), 8, 2, (1,)), 3, 'associated alpha'),
@@ -139,10 +142,33 @@ def test_what_is_refused(write, in_chans, text, tmp_path):
     assert '\n' not in str(error.value)
 
 
-def test_the_orientation_of_a_georeferenced_file_does_not_count(tmp_path):
-    Image.fromarray(noise(3, 40, 48).transpose(1, 2, 0)).save(tmp_path / 'a.tif', tiffinfo={274: 6})
-    (tmp_path / 'a.tfw').write_text('0.5\n0\n0\n-0.5\n1000.25\n1999.75\n')
-    assert np.array_equal(read(tmp_path / 'a.tif', 3).numpy(), noise(3, 40, 48))
+@pytest.mark.parametrize('orientation', range(1, 9))
+@pytest.mark.parametrize('has_tags', [True, False])
+def test_a_georeference_goes_before_an_orientation(orientation, has_tags, tmp_path):
+    """Training, masks and windows all read such a file as it is stored; without a georeference it is turned."""
+    pixels = noise(3, 40, 48)
+    places = {'masks': pixels[0] % 4, 'images': pixels.transpose(1, 2, 0)}
+    for kind, values in places.items():
+        (tmp_path / kind / 'train').mkdir(parents=True)
+        # ModelPixelScale and ModelTiepoint, or the same in a world file
+        tags = {33550: (0.5, 0.5, 0.), 33922: (0., 0., 0., 1000., 2000., 0.)} if has_tags else {}
+        Image.fromarray(values).save(tmp_path / kind / 'train' / 'a.tif', tiffinfo={274: orientation, **tags})
+        if not has_tags:
+            (tmp_path / kind / 'train' / 'a.tfw').write_text('0.5\n0\n0\n-0.5\n1000.25\n1999.75\n')
+    path = tmp_path / 'images' / 'train' / 'a.tif'
+    header = read_header(path, 'image')
+    assert is_scene(path) and header.size == (40, 48) and header.orientation == 1
+    assert np.array_equal(read(path, 3).numpy(), pixels)
+    dataset = SegmentationFolder(tmp_path, 'train', 4)
+    image, mask = dataset[0]
+    assert np.array_equal(image.numpy(), pixels) and np.array_equal(mask.numpy(), pixels[0] % 4)
+    assert dataset.sample_sizes() == [(40, 48)] and dataset.told_of_images() == [] and dataset.check_header(0) is None
+    for channels, values in ((3, places['images']), (1, pixels[0])):
+        bare = tmp_path / 'bare.tif'
+        Image.fromarray(values).save(bare, tiffinfo={274: orientation})
+        shown = turned(pixels[:channels], orientation)
+        assert np.array_equal(read_image(bare, channels).numpy(), shown)
+        assert read_header(bare, 'image').size == shown.shape[1:]
 
 
 def test_bands_are_chosen_as_the_error_says(tmp_path):
@@ -256,81 +282,6 @@ def test_polynomials_are_the_place(tmp_path):
             name: scene.place()['rpcs'].to_dict()[name] for name in ('err_bias', 'err_rand')}}
 
 
-def large(tmp_path, monkeypatch, **options):
-    """A folder of an image of 90 x 100 pixels that Pillow would not take, and its mask."""
-    labels = np.arange(9000).reshape(90, 100) // 1200
-    for kind, values in (('train', np.stack([labels * 20] * 3)), ('trainannot', labels[None])):
-        (tmp_path / kind).mkdir()
-        write_geotiff(tmp_path / kind / 'a.tif', values.astype(np.uint8), **options)
-    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 2000)
-    return SegmentationFolder(tmp_path, 'train', 8)
-
-
-@pytest.mark.parametrize('scale', [(1., 1.), (0.3, 2.)])
-def test_crops_of_a_large_image_are_read_by_windows(scale, tmp_path, monkeypatch):
-    """Crops show every part of the image and of the mask, in step; those larger than the image are padded."""
-    dataset = large(tmp_path, monkeypatch)
-    assert dataset.in_chans == 3 and len(dataset) == 1
-    dataset.crops = 5
-    assert len(dataset) == 5 and dataset.paths(4) == dataset.paths(-1) == dataset.paths(0)
-    with pytest.raises(IndexError, match='no sample 5 of 5'):
-        dataset[5]
-    dataset.transform = create_segmentation_transform(
-        True, 48, mean=(0,) * 3, std=(1,) * 3, scale=scale, color_jitter=0, interpolation='nearest', rotation=10)
-    read, seen = [], set()
-    own = Scene.read
-    monkeypatch.setattr(Scene, 'read', lambda self, *spans: read.append(spans) or own(self, *spans))
-    torch.manual_seed(0)
-    for index in range(40):
-        image, mask = dataset[index % 5]
-        assert image.shape == (3, 48, 48) and mask.shape == (48, 48)
-        known = mask != 255
-        assert ((image[0] * 255 / 20).round() == mask)[known].float().mean() > 0.97
-        seen |= set(mask[known].tolist())
-    assert seen == set(range(8))
-    heights = {rows[1] - rows[0] for rows, _ in read}
-    assert max(heights) <= 90 and (len(heights) > 20 or scale == (1., 1.))
-    assert min(rows[0] for rows, _ in read) < 4 and max(rows[1] for rows, _ in read) > 86
-
-
-def test_large_images_that_cannot_be_read_by_windows_are_told(tmp_path, monkeypatch):
-    dataset = large(tmp_path, monkeypatch)
-    text = 'more than 2000 pixels is read by windows only in training, .*a.tif has more; cut it and its mask into tiles'
-    for options in ({'is_training': False}, {'is_training': True, 'balanced_share': 0.5}):
-        dataset.transform = create_segmentation_transform(img_size=48, **options)
-        with pytest.raises(DatasetError, match=text):
-            dataset[0]
-    dataset.transform = None
-    with pytest.raises(DatasetError, match=text):
-        dataset.sample_sizes()
-    dataset.transform = create_segmentation_transform(True, 48)
-    mask = tmp_path / 'trainannot' / 'a.tif'
-    for values, error in (
-            (np.zeros((1, 90, 90), np.uint8), 'must have the same size: .*a.tif is 90 x 90 .* image 100 x 90'),
-            (np.zeros((3, 90, 100), np.uint8), 'must have one band of whole numbers: .*a.tif has 3 of uint8'),
-            (np.full((1, 90, 100), 9, np.uint8), r'Labels must be 0 to 7: .*a.tif, rows \d+ to \d+, columns \d+')):
-        write_geotiff(mask, values)
-        with pytest.raises(DatasetError, match=error):
-            dataset[0]
-    mask.unlink()
-    Image.fromarray(np.zeros((90, 100), np.uint8)).save(mask.with_suffix('.png'))
-    dataset = SegmentationFolder(tmp_path, 'train', 8, transform=dataset.transform)
-    with pytest.raises(DatasetError, match='must be a TIFF: .*a.tif has more than 2000 pixels, and .*a.png is none'):
-        dataset[0]
-
-
-def test_the_range_of_large_images_is_measured_on_parts(tmp_path, monkeypatch):
-    (tmp_path / 'train').mkdir()
-    (tmp_path / 'trainannot').mkdir()
-    pixels = np.random.default_rng(0).integers(100, 3000, (2, 90, 100)).astype(np.uint16)
-    write_geotiff(tmp_path / 'train' / 'a.tif', pixels, photometric='MINISBLACK')
-    write_geotiff(tmp_path / 'trainannot' / 'a.tif', np.zeros((1, 90, 100), np.uint8))
-    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 2000)
-    dataset = SegmentationFolder(tmp_path, 'train', 2)
-    assert dataset.in_chans == 2
-    np.testing.assert_allclose(dataset.description.image_scale, ((100, 3000),) * 2, atol=60)
-
-
 @pytest.mark.parametrize('bits', [10, 12])
 @pytest.mark.parametrize('bands', [1, 3])
 def test_packed_bits_are_the_numbers(bits, bands, tmp_path):
@@ -340,3 +291,32 @@ def test_packed_bits_are_the_numbers(bits, bands, tmp_path):
     expected = torch.from_numpy(pixels.astype(np.float32)) / (2 ** bits - 1)
     for image in (read(path, bands, (), 2. ** bits - 1), read_image(path, bands, (), 2. ** bits - 1)):
         torch.testing.assert_close(image.as_subclass(torch.Tensor), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('bands, kind, stored', [
+    (4, np.uint16, {'tiled': True, 'blockxsize': 256, 'blockysize': 256}), (3, np.uint8, {'blockysize': 8}),
+    (3, np.uint8, {'tiled': True, 'blockxsize': 128, 'blockysize': 128, 'compress': 'deflate'})])
+def test_several_crops_of_a_scene_are_read_by_windows(bands, kind, stored, tmp_path, monkeypatch):
+    pixels = noise(bands, 2052, 2060).astype(kind)
+    for folder in ('images', 'masks'):
+        (tmp_path / 'train' / folder).mkdir(parents=True)
+    write_geotiff(tmp_path / 'train' / 'images' / 'a.tif', pixels, **stored)
+    write_geotiff(tmp_path / 'train' / 'masks' / 'a.tif', noise(1, 2052, 2060, seed=1) % 3, **stored)
+    data = SegmentationFolder(tmp_path, 'train', 3)
+    data.crops = 4
+    data.transform = create_segmentation_transform(True, img_size=(64, 96), mean=[0.5] * bands, std=[0.5] * bands,
+                                                   in_chans=bands, color_jitter=0)
+
+    def crops() -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        return [part for index in range(4) for part in data[index]]
+
+    def refuse(*args, **kwargs):
+        raise AssertionError('the image is read whole')
+
+    with monkeypatch.context() as patch:
+        patch.setattr('rexnet_timm.data.folder.read_image', refuse)
+        by_windows = crops()
+    monkeypatch.setattr('rexnet_timm.data.folder.is_cut_by_windows', lambda image, mask: False)
+    assert all(torch.equal(one, other) for one, other in zip(by_windows, crops(), strict=True))

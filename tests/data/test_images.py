@@ -1,6 +1,8 @@
 """Tests of the image reader: nothing is cut, turned or left out in silence."""
 import sys
 import warnings
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,8 +10,9 @@ import torch
 from pictures import is_known, one_sample, save, write_png, write_tiff
 from PIL import Image, ImageOps
 
-from rexnet_timm.data import DatasetError, SegmentationFolder
-from rexnet_timm.data.images import read_bands, read_header, read_image
+from rexnet_timm.data import DatasetError, SegmentationFolder, headers
+from rexnet_timm.data.headers import read_header
+from rexnet_timm.data.images import read_bands, read_image
 
 ORIENTATION = 0x0112
 
@@ -284,6 +287,15 @@ def test_too_many_pixels(tmp_path):
     path = tmp_path / 'a.png'
     write_png(path, noise(1, 1, 3), 8, 2, size=(20000, 20000))
     with pytest.raises(DatasetError, match=r'at most 89478485 pixels: .*a.png has more; cut the image and its mask '):
+        read_image(path, 3)
+
+
+def test_too_many_pixels_are_refused_whatever_is_done_with_warnings(tmp_path, monkeypatch):
+    """All threads of a process share the filters of warnings, so that another one may take ours back."""
+    monkeypatch.setattr(headers, 'warnings', SimpleNamespace(catch_warnings=nullcontext, simplefilter=lambda *_: None))
+    path = tmp_path / 'a.png'
+    write_png(path, noise(1, 1, 3), 8, 2, size=(10000, 10000))  # of which Pillow only warns
+    with pytest.warns(Image.DecompressionBombWarning), pytest.raises(DatasetError, match='at most 89478485 pixels: '):
         read_image(path, 3)
 
 

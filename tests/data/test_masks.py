@@ -98,7 +98,8 @@ def test_shades_of_a_binary_mask_are_refused(tmp_path):
 def test_three_classes_or_more_do_not_take_255_for_1(tmp_path):
     with pytest.raises(DatasetError, match=(
             'Labels must be 0 to 2: .* has 255 in 12 pixels; pass num_classes=1 if the masks are binary, with 255 for '
-            'the foreground, or pass ignore_index=255 if it stands for unlabelled pixels, or rewrite')):
+            'the foreground, or pass ignore_index=255 if it stands for unlabelled pixels, or say by a '
+            'label_map, such as 7:0 11:1, which label is which class')):
         make_split(tmp_path, binary(255), num_classes=3)[0]
     with pytest.raises(DatasetError, match=r'has 3 in 12 pixels; .*pass num_classes=4 if they are classes'):
         make_split(tmp_path, binary(3), num_classes=1)[0]

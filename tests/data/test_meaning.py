@@ -3,7 +3,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from test_check import both, checked, masks, noise, text_of
+from test_check import both, checked, kinds, masks, noise, text_of
 
 from rexnet_timm.data import DataDescription, SegmentationFolder, describe_data
 from rexnet_timm.data.check import check_data
@@ -124,13 +124,16 @@ def test_zooms_follow_small_objects(tmp_path):
     assert plan.values['scale'] == (0.75, 1.5) and 'class 2' in plan.reasons['scale']
 
 
-def test_weights_follow_the_pixels(tmp_path):
+def test_weights_follow_the_pixels_and_are_not_proposed(tmp_path):
     mask = np.zeros((40, 100), np.uint8)
     mask[:, 40:60], mask[:20, 99:] = 1, 2  # 3180, 800 and 20 pixels
-    values = plan_of(checked(masks(tmp_path / 'a', [mask] * 2), num_classes=4)).values
-    assert values['class_weights'] == (0.5, 1., 4., 1.)  # of 0.5016, 1, 6.3 and a class without pixels
+    check = checked(both(tmp_path / 'a', [mask] * 2), num_classes=4)
+    told = text_of(check, 'uneven')
+    assert told.startswith('class 0 has 159 times the pixels of class 2. No class_weights are proposed for that: ')
+    assert ' would be 0.5 1 4 1, ' in told  # of 0.5016, 1, 6.3 and a class without pixels
+    assert 'class_weights' not in plan_of(check).values
     mask[:, 60:] = 2
-    assert 'class_weights' not in plan_of(checked(masks(tmp_path / 'b', [mask] * 2))).values
+    assert ('note', 'uneven') not in kinds(checked(both(tmp_path / 'b', [mask] * 2)))
 
 
 def test_names_and_maps_that_are_said_stay(tmp_path):

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from rexnet_timm.data import (
     DatasetError,
     DepthFolder,
+    Layout,
     SegmentationFolder,
     describe_data,
     describe_depth,
@@ -269,5 +270,7 @@ def test_files_that_do_not_fit_leave_no_shards(tmp_path):
         write_shards(data, tmp_path / 'out')
     assert not (tmp_path / 'out' / MANIFEST).exists()
     assert {path.name for path in (tmp_path / 'out').iterdir()} == {'train-000000.tar', 'train.index.npy'}
-    with pytest.raises(DatasetError, match='No folders of images and masks'):
+    with pytest.raises(DatasetError, match='written to the end: .*out has an index of some, and no shards.json; write'):
         SegmentationFolder(tmp_path / 'out', 'train', 3)
+    as_they_are = SegmentationFolder(tmp_path / 'out', 'train', 3, layout=Layout(data_format='webdataset'))
+    assert len(as_they_are) == 4

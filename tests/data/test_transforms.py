@@ -6,7 +6,9 @@ from torchvision.transforms.v2 import functional as F
 
 from rexnet_timm.data import create_segmentation_transform
 from rexnet_timm.data.color import RgbJitter
-from rexnet_timm.data.transforms import ColorJitter, Elastic, RandomScaleCrop, Resize
+from rexnet_timm.data.crops import Elastic, RandomScaleCrop
+from rexnet_timm.data.resizing import Resize
+from rexnet_timm.data.transforms import ColorJitter
 
 PLAIN = {'mean': (0.0, 0.0, 0.0), 'std': (1.0, 1.0, 1.0)}
 

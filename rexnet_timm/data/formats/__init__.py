@@ -1,26 +1,34 @@
 """From a folder, or a file that describes one, to a description of the data set.
 
 A format is one function from a folder and what was said of its layout to a description, or to None where the folder is
-of another form, and a row in `FORMATS`.
+of another form, and a row in `FORMATS`; those of other packages add theirs by `register_format`.
 """
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...errors import DatasetError, near_names
+from ...errors import DatasetError
+from ...extensions import add_to_table, unknown_name
 from ..bands import check_bands, scale_of
-from ..description import DataDescription, DataSource, Layout, split_names
+from ..description import DataDescription, DataSource, Layout, Sample, split_names
 from ..labels import LabelMap, color_table, label_map_of, read_text
 from ..stream import MANIFEST, describe_shards
 from .dataset_yaml import FILE_NAME, DatasetFile, is_dataset_yaml, read_dataset_yaml
 from .drawn import coco, coco_panoptic, yolo
-from .folders import divided, flat_folders, folder_pairs, folders, mmsegmentation
+from .folders import flat_folders, folder_pairs, folders, mmsegmentation
 from .hugging_face import hugging_face
 from .public import ade20k, camvid, cityscapes, nnunet, pet, voc
+from .splits import divided
+from .tars import is_tar_pattern, webdataset
 
-__all__ = ['FORMATS', 'Format', 'describe_data', 'holds_masks', 'names_of_file']
+__all__ = [
+    'FORMATS', 'Format', 'data_above', 'describe_data', 'holds_masks', 'is_there', 'names_of_file', 'register_format']
+
+
+Describe = Callable[[Path, Layout], DataDescription | None]
 
 
 class Format(NamedTuple):
@@ -30,7 +38,7 @@ class Format(NamedTuple):
         describe: From a folder and its layout to a description; None where the folder has another form.
         form: What the folder must have, for messages.
     """
-    describe: Callable[[Path, Layout], DataDescription | None]
+    describe: Describe
     form: str
 
 
@@ -49,9 +57,38 @@ FORMATS: dict[str, Format] = {
     'yolo': Format(yolo, 'a YAML file with names, train and val'),
     'huggingface': Format(hugging_face, 'Parquet files, a saved data set, or metadata.csv with file_name and '
                                         'mask_file_name'),
+    'webdataset': Format(webdataset, 'tar files with an image and a mask of each sample'),
     'mmseg': Format(mmsegmentation, 'img_dir and ann_dir'),
     'folders': Format(folders, 'folders of images and of masks'),
 }
+_OWN_FORMATS = tuple(FORMATS)
+
+
+def register_format(name: str, form: str) -> Callable[[Describe], Describe]:
+    """A decorator that makes a function a format of `describe_data` and of the commands, under a name.
+
+    The function is called with the folder, or file, that the user names, and with what was said of its layout. It
+    returns None where this is of another form, without opening a picture; where it is of this one, a
+    :class:`DataDescription` whose `source` is a :class:`DataSource`. It raises DatasetError, with file and remedy, for
+    one that is damaged.
+    Formats of other packages are tried before those of this one, in the order in which they were registered.
+
+    Args:
+        name: The name, for `data_format`.
+        form: What the folder must have, for messages.
+
+    Raises:
+        ValueError: A name that another package has registered, or that is no name.
+    """
+    def register(describe: Describe) -> Describe:
+        taken = {'auto': describe_data, **{known: row.describe for known, row in FORMATS.items()}}
+        add_to_table(taken, 'format', name, describe)
+        rows = {**FORMATS, name: Format(describe, form)}
+        FORMATS.clear()  # a table that others have imported stays the same one
+        FORMATS.update(sorted(rows.items(), key=lambda row: row[0] in _OWN_FORMATS))
+        return describe
+
+    return register
 
 
 def describe_data(
@@ -70,7 +107,8 @@ def describe_data(
     Files are listed when a split is asked for, and no picture is opened.
 
     Args:
-        root: Folder of the data; or a `dataset.yaml`, YOLO's YAML, or COCO's JSON.
+        root: Folder of the data; or a `dataset.yaml`, YOLO's YAML, COCO's JSON, a tar file, or a pattern of several as
+            `train-{000000..000012}.tar`.
         layout: What is said of the layout; None detects it.
         class_names: Names of the classes.
         ignore_index: Label in the files that does not count.
@@ -84,7 +122,7 @@ def describe_data(
         DatasetError: No such folder, or one that is not of the form.
     """
     root, layout = Path(root), layout or Layout()
-    if not root.exists():
+    if not is_there(root):
         raise DatasetError(f'The data set must be a folder: {root} does not exist or is no folder; check the path.')
     path = root if root.is_file() else root / FILE_NAME
     said = DatasetFile(root)
@@ -98,7 +136,7 @@ def describe_data(
     if color_map is not None or label_map is not None:  # to which names and colours of the file need not belong
         said = replace(said, class_names=(), colors=())
     class_names = class_names or said.class_names
-    names = found.source.root / 'classes.txt'
+    names = _source_of(found).root / 'classes.txt'
     if class_names or names.is_file():
         found = _with_names(found, class_names or names_of_file(names))
     if said.colors:
@@ -113,19 +151,24 @@ def describe_data(
     return found if ignored is None else replace(found, ignore_index=ignored)
 
 
+def is_there(root: str | Path) -> bool:
+    """Whether there is something that `describe_data` may read: a folder, a file, or what a pattern stands for."""
+    return Path(root).exists() or is_tar_pattern(root)
+
+
 def _detect(root: Path, layout: Layout) -> DataDescription:
     name = layout.data_format
     if name not in ('auto', *FORMATS):
-        raise ValueError(
-            f'data_format must be auto or one of {", ".join(FORMATS)}, got {name!r}.{near_names(name, FORMATS)}')
+        raise ValueError(unknown_name('data_format', name, {'auto': None, **FORMATS}))
     if name == 'auto' and (root / MANIFEST).is_file():  # whatever is known of files that became these
         name = 'shards'
     if layout.image_dir is not None and name == 'auto':
         name = 'folders'
     if name == 'auto':
-        rows = FORMATS.values()
-        if root.is_file():
-            rows = [FORMATS['coco' if root.suffix.lower() == '.json' else 'yolo']]
+        rows = list(FORMATS.values())
+        if not root.is_dir():
+            others = [row for known, row in FORMATS.items() if known not in _OWN_FORMATS]
+            rows = [*others, FORMATS[{'.json': 'coco', '.tar': 'webdataset'}.get(root.suffix.lower(), 'yolo')]]
         found = next((found for row in rows if (found := row.describe(root, layout)) is not None), None)
         if found is None:
             raise DatasetError(
@@ -139,7 +182,12 @@ def _detect(root: Path, layout: Layout) -> DataDescription:
                 f'Data of the format {name} must have {FORMATS[name].form}: {root} has '
                 f'{", ".join(present[:8]) or "nothing"}{", ..." if len(present) > 8 else ""}; name another folder, or '
                 'data_format=auto.')
-    return replace(found, source=_with_share(found.source, layout))
+    return replace(found, source=_with_share(_source_of(found), layout))
+
+
+def _source_of(found: DataDescription) -> DataSource:
+    assert found.source is not None, 'a format describes data that are there'
+    return found.source
 
 
 def _with_share(source: DataSource, layout: Layout) -> DataSource:
@@ -154,7 +202,7 @@ def _with_share(source: DataSource, layout: Layout) -> DataSource:
         return source
     parts = divided(source.root, source.format, partial(source.samples, 'train'), layout)
 
-    def find(split: str) -> list[Any]:
+    def find(split: str) -> Sequence[Sample]:
         return parts.samples(split) if parts.name_of(split) else source.samples(split)
 
     others = (name for name in source.splits if name not in split_names('train'))
@@ -168,9 +216,10 @@ def _with_names(found: DataDescription, names: Sequence[str]) -> DataDescription
 
 def _with_table_of_folder(found: DataDescription) -> DataDescription:
     """With the colours of `labelmap.txt` or `class_dict.csv` beside plain folders."""
-    root = found.source.root
+    source = _source_of(found)
+    root = source.root
     table = next((path for path in (root / 'labelmap.txt', root / 'class_dict.csv') if path.is_file()), None)
-    return found if table is None or found.source.format != 'folders' else _with_colors(found, table)
+    return found if table is None or source.format != 'folders' else _with_colors(found, table)
 
 
 def _with_colors(found: DataDescription, value: Any) -> DataDescription:
@@ -223,6 +272,17 @@ def holds_masks(root: str | Path, split: str) -> str | None:
     if path.is_file() and is_dataset_yaml(path):
         return FILE_NAME
     return next((row.form for name, row in FORMATS.items() if name != 'folders' and _is_of(name, root)), None)
+
+
+def data_above(root: str | Path) -> tuple[str, str] | None:
+    """The nearest data set of a known form of which a folder is a part, one or two above it, and its format."""
+    path = Path(root).resolve()
+    for number, parent in enumerate(path.parents[:2], 1):
+        names = (name for name in FORMATS if name not in ('folders', 'huggingface', 'yolo'))
+        name = next((name for name in names if _is_of(name, parent)), None)
+        if name is not None:
+            return os.path.normpath(os.path.join(root, *[os.pardir] * number)), name
+    return None
 
 
 def _is_of(name: str, root: Path) -> bool:

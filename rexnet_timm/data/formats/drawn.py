@@ -20,7 +20,8 @@ from PIL import Image, ImageDraw
 from ...errors import DatasetError
 from ...plain_text import load_json, load_yaml
 from ..description import IMAGE_EXTENSIONS, DataDescription, DataSource, Layout, Sample
-from ..images import decode, read_header
+from ..headers import read_header
+from ..images import decode
 from ..labels import LabelTable, read_text
 from .folders import folder_samples
 

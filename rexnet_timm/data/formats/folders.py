@@ -1,73 +1,18 @@
-"""Folders of images beside folders of masks, or of depth: fixed layouts, templates of folders, lists of splits, and a
-share for validation where there are no splits.
+"""Folders of images beside folders of masks, or of depth: fixed layouts and templates of folders.
 
 The layouts are those that CamVid (SegNet tutorial), mmsegmentation and most labelling tools write.
 """
-import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from ...errors import DatasetError
-from ..description import (
-    DEPTH_EXTENSIONS,
-    IMAGE_EXTENSIONS,
-    MASK_EXTENSIONS,
-    DataDescription,
-    DataSource,
-    Layout,
-    Sample,
-    split_names,
-)
-from ..labels import read_text
+from ..description import IMAGE_EXTENSIONS, DataDescription, DataSource, Layout, Sample, split_names
+from .partners import DEPTHS, MASKS, SPLIT, Partner
+from .splits import divided, listed, splits_of_template
 
-DEFAULT_VAL_SHARE = 0.2
-
-# Below {split} of a template or of `Partner.layouts` lies a folder of the name of a split
-_SPLIT = '{split}'
 _SEPARATORS = '_-. '
-
-
-class Partner(NamedTuple):
-    """What lies beside the images.
-
-    Attributes:
-        kind: A file of it, for messages.
-        option: The name of its folder in `Layout`, as messages call it.
-        extensions: How its files end.
-        ends: What stands behind the name of a split in the name of its folder, beside the folder of images.
-        folders: Names of its folder where it has the name of a split above or below.
-        flat: Further names of its folder where there are no splits.
-        images: Names of the folder of images beside `folders`.
-        flat_images: Further ones where there are no splits.
-    """
-    kind: str
-    option: str
-    extensions: tuple[str, ...]
-    ends: tuple[str, ...]
-    folders: tuple[str, ...]
-    flat: tuple[str, ...]
-    images: tuple[str, ...]
-    flat_images: tuple[str, ...]
-
-    @property
-    def layouts(self) -> tuple[tuple[str, str], ...]:
-        """Folders of images and of partners, with {split}."""
-        pairs = [(images, folder) for images in self.images for folder in self.folders]
-        return (
-            *((_SPLIT, f'{_SPLIT}{end}') for end in self.ends),
-            *((f'{_SPLIT}/{images}', f'{_SPLIT}/{folder}') for images, folder in pairs),
-            *((f'{images}/{_SPLIT}', f'{folder}/{_SPLIT}') for images, folder in pairs))
-
-
-MASKS = Partner(
-    'mask', 'mask_dir', MASK_EXTENSIONS, ('annot', '_labels', '_masks'), ('masks', 'annotations', 'labels'),
-    ('mask', 'label', 'gt', 'ground_truth'), ('images',), ('image', 'imgs', 'img'))
-DEPTHS = Partner(
-    'depth map', 'depth_dir', DEPTH_EXTENSIONS, ('_depth', '_depths', 'depth'), ('depth', 'depths', 'depth_maps'),
-    ('groundtruth_depth', 'gt', 'ground_truth'), ('images', 'image', 'rgb'), ('imgs', 'img'))
 _JPEG = ('.jpg', '.jpeg')
 
 
@@ -125,24 +70,24 @@ def templates(
 def _template_source(
         root: Path, layout: Layout, name: str, image_dir: str, mask_dir: str, partner: Partner) -> DataSource:
     suffixes = layout.image_suffix, layout.mask_suffix
-    has_splits = _SPLIT in image_dir and _SPLIT in mask_dir
-    if (_SPLIT in image_dir) != (_SPLIT in mask_dir):
+    has_splits = SPLIT in image_dir and SPLIT in mask_dir
+    if (SPLIT in image_dir) != (SPLIT in mask_dir):
         raise DatasetError(
-            f'image_dir and {partner.option} must both have {_SPLIT}, or neither: got {image_dir!r} and {mask_dir!r}.')
+            f'image_dir and {partner.option} must both have {SPLIT}, or neither: got {image_dir!r} and {mask_dir!r}.')
 
     def find(split: str = '') -> list[Sample]:
         for name in split_names(split):
-            pair = [root / template.replace(_SPLIT, name) for template in (image_dir, mask_dir)]
+            pair = [root / template.replace(SPLIT, name) for template in (image_dir, mask_dir)]
             if all(folder.is_dir() for folder in pair):
                 return folder_samples(*pair, *suffixes, recursive=True, partner=partner)
-        pair = [root / template.replace(_SPLIT, split) for template in (image_dir, mask_dir)]
+        pair = [root / template.replace(SPLIT, split) for template in (image_dir, mask_dir)]
         missing = ' and '.join(str(folder) for folder in pair if not folder.is_dir())
         there = f'; splits there are {", ".join(splits)}' if has_splits and splits else ''
         raise DatasetError(
             f'The folders of images and {partner.kind}s must exist: there is no {missing}{there}; correct the paths, '
             'which are relative to the folder of the data.')
 
-    splits = _splits_of_template(root, image_dir) if has_splits else ()
+    splits = splits_of_template(root, image_dir) if has_splits else ()
     if has_splits:
         return DataSource(name, root, splits, find)
     if layout.split_file is not None:
@@ -150,140 +95,13 @@ def _template_source(
     return divided(root, name, find, layout)
 
 
-def divided(root: Path, name: str, find: Callable[[], list[Sample]], layout: Layout) -> DataSource:
-    """A source without splits, of which a share becomes the validation split.
-
-    Which samples these are follows from the seed and from the name of each, so that no other sample changes sides when
-    some are added.
-    """
-    share = DEFAULT_VAL_SHARE if layout.val_share is None else layout.val_share
-    whole = cache(find)  # both parts are of one list
-
-    def part(split: str) -> list[Sample]:
-        if split not in source.splits:
-            raise source.no_split(split)
-        samples = whole()
-        if len(samples) < 2:
-            raise DatasetError(f'A data set without splits must have at least two images, one to validate on: {root} '
-                               f'has {len(samples)}; add some.')
-        ranked = sorted(samples, key=lambda sample: hashlib.sha256(
-            f'{layout.split_seed}:{Path(sample[0]).name}'.encode()).digest())
-        number = min(max(round(share * len(ranked)), 1), len(ranked) - 1)
-        chosen = ranked[:number] if split == 'validation' else ranked[number:]
-        return sorted(chosen, key=lambda sample: str(sample[0]))
-
-    source = DataSource(name, root, ('train', 'validation'), part, share)
-    return source
-
-
-def listed(
-        root: Path,
-        name: str,
-        find: Callable[[], list[Sample]],
-        template: str,
-        partner: Partner = MASKS,
-        below: Sequence[Path] = (),
-) -> DataSource:
-    """A source whose splits are lists of images: a stem, a path below the folder of images, or an image and a mask.
-
-    `below` are the folders of images and of masks, to which the two files of a line may be relative.
-    """
-    splits = _splits_of_template(root, template)
-
-    def part(split: str) -> list[Sample]:
-        path = next((path for name in split_names(split)
-                     if (path := root / template.replace(_SPLIT, name)).is_file()), None)
-        if path is None:
-            raise DatasetError(
-                f'A split must have a list of its images: there is no {root / template.replace(_SPLIT, split)}; '
-                f'lists there are of {", ".join(splits) or "no split"}.')
-        return read_list(path, root, find, partner, below)
-
-    return DataSource(name, root, splits, part)
-
-
-def read_list(
-        path: Path,
-        root: Path,
-        find: Callable[[], list[Sample]],
-        partner: Partner = MASKS,
-        below: Sequence[Path] = (),
-) -> list[Sample]:
-    """The samples that a list names, in its order; its first word is an image, a second one its mask."""
-    lines = [line.split() for line in read_text(path).splitlines() if line.strip() and not line.startswith('#')]
-    # as lists of KITTI's Eigen split name images that have no depth
-    lines = [words for words in lines if words[1:2] != ['None']]
-    if not lines:
-        raise DatasetError(f'The list of a split must name its images, one a line: {path} has none.')
-    paired = [words for words in lines if len(words) > 1 and Path(words[1]).suffix.lower() in partner.extensions]
-    if len(paired) == len(lines):
-        places = [(folder, root, path.parent) for folder in below] or [(root, path.parent)] * 2
-        return [(_existing(words[0], path, places[0]), _existing(words[1], path, places[1])) for words in lines]
-    exact, by_end = {}, {}
-    for sample in find():
-        stem = Path(sample[0]).with_suffix('')
-        whole = (stem.relative_to(root) if stem.is_relative_to(root) else stem).as_posix()
-        exact[whole] = sample
-        for end in _ends_of(whole):
-            by_end.setdefault(end, []).append(sample)
-    chosen, missing = [], []
-    for words in lines:
-        name = words[0].removeprefix('./').strip('/')
-        stem = os.path.splitext(name)[0] if Path(name).suffix.lower() in IMAGE_EXTENSIONS else name
-        found = [exact[stem]] if stem in exact else by_end.get(stem, [])
-        if len(found) > 1:
-            raise DatasetError(
-                f'Each name in a list must be of one image: {path} has {name!r}, which is {found[0][0]} and '
-                f'{found[1][0]}; write their paths.')
-        chosen += found
-        missing += [] if found else [name]
-    if missing:
-        raise DatasetError(
-            f'Each image of a list must be there with its {partner.kind}: {path} names {len(missing)} of {len(lines)} '
-            f'that are not ({", ".join(missing[:3])}{", ..." if len(missing) > 3 else ""}); add them or take them off '
-            'the list.')
-    return chosen
-
-
-def _ends_of(path: str) -> list[str]:
-    """What a path may be called in a list: its last part, its last two, and so on."""
-    parts = path.split('/')
-    return ['/'.join(parts[start:]) for start in range(len(parts))]
-
-
-def _existing(name: str, path: Path, places: Sequence[Path]) -> Path:
-    """A file of a list: below the first of the places where it is, however its path begins."""
-    parts = Path(name.strip('/')).parts
-    for start in range(len(parts)):
-        for base in places:
-            file = base.joinpath(*parts[start:])
-            if file.is_file():
-                return file
-    raise DatasetError(
-        f'Each file of a list must be there: {path} names {name!r}, which is not in {places[0]}; correct it.')
-
-
-def _splits_of_template(root: Path, template: str) -> tuple[str, ...]:
-    """Names that `{split}` stands for, of the files or folders that are there."""
-    before, _, after = template.partition(_SPLIT)
-    rest = after.split('/')[0]
-    folder = root / before if before.endswith('/') or not before else (root / before).parent
-    start = '' if before.endswith('/') or not before else Path(before).name
-    if not folder.is_dir():
-        return ()
-    names = sorted(
-        name[len(start):len(name) - len(rest)] for name in os.listdir(folder)
-        if name.startswith(start) and name.endswith(rest) and not name.startswith('.'))
-    return tuple(name for name in names if name and (root / template.replace(_SPLIT, name)).exists())
-
-
 def _layouts(root: Path, split: str, partner: Partner) -> list[tuple[Path, Path]]:
     """Every (image folder, mask folder) in which a split may be stored."""
-    return [tuple(root / template.replace(_SPLIT, split) for template in pair) for pair in partner.layouts]
+    return [tuple(root / template.replace(SPLIT, split) for template in pair) for pair in partner.layouts]
 
 
 def _splits_of_layouts(root: Path, partner: Partner) -> tuple[str, ...]:
-    names = {name for images, _ in partner.layouts for name in _splits_of_template(root, images)}
+    names = {name for images, _ in partner.layouts for name in splits_of_template(root, images)}
     return tuple(sorted(name for name in names if any(
         all(folder.is_dir() for folder in pair) for pair in _layouts(root, name, partner))))
 
@@ -298,11 +116,34 @@ def folder_pairs(root: str | Path, split: str, partner: Partner = MASKS) -> list
 
 
 def flat_folders(root: str | Path, partner: Partner = MASKS) -> list[tuple[Path, Path]]:
-    """The folder of images and that of masks where a data set has no splits; empty where there are none or several."""
+    """The folder of images and that of masks where a data set has no splits; empty where there are none or several.
+
+    Of two folders, one may have a name of its own, such as photos beside masks, where all of their files pair.
+    """
     names = [(*partner.images, *partner.flat_images), (*partner.folders, *partner.flat)]
     pairs = [(Path(root) / images, Path(root) / masks) for images in names[0] for masks in names[1]]
     pairs = [pair for pair in pairs if all(folder.is_dir() and _has_files(folder) for folder in pair)]
+    if not pairs:
+        pairs = _pairs_of_two(Path(root), *names, partner)
     return pairs if len(pairs) == 1 else []
+
+
+def _pairs_of_two(
+        root: Path, image_names: Sequence[str], partner_names: Sequence[str], partner: Partner,
+) -> list[tuple[Path, Path]]:
+    """The two only folders of a data set, of which one has a name that tells what it holds, where their files pair."""
+    if not root.is_dir():
+        return []
+    two = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith('.'))
+    if len(two) != 2 or not all(map(_has_files, two)):
+        return []
+    foreign = {name for kind in (MASKS, DEPTHS) if kind is not partner for name in kind.folders}
+    pairs = [(images, other) for images, other in (two, two[::-1]) if other.name not in foreign and (
+        images.name in image_names or other.name in partner_names)]
+    try:
+        return [pair for pair in pairs if folder_samples(*pair, partner=partner)]
+    except DatasetError:  # classes of images, two of which may be called so
+        return []
 
 
 def _has_files(folder: Path) -> bool:

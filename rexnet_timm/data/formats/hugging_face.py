@@ -1,10 +1,12 @@
 """Local data sets of Hugging Face: Parquet files with columns of images, `save_to_disk` folders, and image folders with
 a table of their files.
 
-Read by the library `datasets`, of the extra stream, from the disk alone.
+All are read by the number of the row, from the disk: Parquet by pyarrow in place, and what the library `datasets` has
+saved by that library; both are of the extra stream.
 """
 import csv
 import io
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +17,11 @@ from ...errors import DatasetError
 from ...plain_text import load_json
 from ..description import DataDescription, DataSource, Layout, Sample
 from ..labels import read_text
-from .folders import divided
+from ..pairs import Groups
+from ..parquet import LARGEST_GROUP, ParquetTable, picture_columns, read_schema
+from .splits import divided, folders_with
+
+_logger = logging.getLogger(__name__)
 
 _MASK_COLUMNS = ('mask', 'label', 'annotation', 'segmentation', 'labels', 'masks', 'semantic_mask', 'segmentation_mask',
                  'conditioning_image')
@@ -27,7 +33,7 @@ class Cell:
     """A picture in a row of a table, which is opened and named like a file.
 
     Attributes:
-        table: The data set of the library `datasets`, of which the pictures are not decoded.
+        table: A table whose `picture(row, column)` gives the bytes of a picture, or its path.
         row: Number of the row.
         column: Name of the column.
         split: Name of the split, for messages.
@@ -55,7 +61,7 @@ class Cell:
 
     def open(self, mode: str = 'rb') -> io.BufferedIOBase:
         """The bytes of the picture, as a file."""
-        value = self.table[self.row][self.column] or {}
+        value = self.table.picture(self.row, self.column)
         if value.get('bytes') is not None:
             return io.BytesIO(value['bytes'])
         if value.get('path'):
@@ -79,6 +85,35 @@ class _Rows(Sequence[Sample]):
             raise IndexError(row)
         return tuple(Cell(self.table, row, column, self.split) for column in (self.image, self.mask))
 
+    def groups(self) -> Groups | None:
+        """Which rows are read together."""
+        return self.table.groups()
+
+
+class _Saved:
+    """A table of the library `datasets`, whose rows are read one by one from files that are mapped.
+
+    Args:
+        table: The table.
+        columns: Names of the columns of pictures, which are not decoded.
+    """
+
+    def __init__(self, table: Any, columns: Sequence[str]) -> None:
+        kind = _library().Image(decode=False)
+        self.table = table.select_columns(list(columns))
+        for name in columns:
+            self.table = self.table.cast_column(name, kind)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def picture(self, row: int, column: str) -> dict[str, Any]:
+        """What a row has in a column: its 'bytes' and its 'path', where they are there."""
+        return self.table[row][column] or {}
+
+    def groups(self) -> None:
+        """None: each row is read by itself."""
+
 
 def hugging_face(root: Path, layout: Layout) -> DataDescription | None:
     """Parquet files, a folder of `save_to_disk`, or images with a metadata.csv or metadata.jsonl that names masks."""
@@ -90,11 +125,9 @@ def hugging_face(root: Path, layout: Layout) -> DataDescription | None:
     is_saved = (root / 'dataset_dict.json').is_file() or (root / 'state.json').is_file()
     if not is_saved and next(_parquet_files(root), None) is None:
         return None
-    parts = _tables(root, is_saved)
-    features = next(iter(parts.values())).features
-    image, mask = _columns(root, features)
-    parts = {name: _undecoded(table, (image, mask)) for name, table in parts.items()}
-    samples = {name: _Rows(table, image, mask, name) for name, table in parts.items()}
+    samples = {}
+    for name, (table, columns) in (_saved(root) if is_saved else _parquet(root)).items():
+        samples[name] = _Rows(table, *columns, name)
     return DataDescription(source=_source(root, samples, layout))
 
 
@@ -149,7 +182,14 @@ def _rows_of_json(path: Path) -> list[dict[str, Any]]:
 
 
 def _parquet_files(root: Path) -> Any:
-    return (path for folder in (root, root / 'data') for path in sorted(folder.glob('*.parquet')))
+    folders = (root, *folders_with(root, ('.parquet',)))
+    return (path for folder in folders for path in sorted(folder.glob('*.parquet')))
+
+
+def _split_of(path: Path) -> str:
+    """The split of a file: `train-00000-of-00002.parquet`, `train.parquet`, or `train/0000.parquet`."""
+    name = path.name.split('-')[0].removesuffix('.parquet')
+    return path.parent.name if name.isdigit() else name
 
 
 def _library() -> Any:
@@ -157,25 +197,44 @@ def _library() -> Any:
         import datasets
     except ImportError as error:
         raise ValueError(
-            "Parquet files and folders of save_to_disk are read by the library datasets: pip install "
-            "'rexnet-timm[stream]'.") from error
+            "Folders of save_to_disk, and Parquet files of large row groups, are read by the library datasets: pip "
+            "install 'rexnet-timm[stream]'.") from error
     return datasets
 
 
-def _tables(root: Path, is_saved: bool) -> dict[str, Any]:
-    library = _library()
-    if is_saved:
-        loaded = library.load_from_disk(str(root))
-        return dict(loaded) if isinstance(loaded, dict) else {'train': loaded}
-    files: dict[str, list[str]] = {}
+def _saved(root: Path) -> dict[str, tuple[_Saved, tuple[str, str]]]:
+    """The tables that `save_to_disk` wrote, with the columns of images and masks."""
+    loaded = _library().load_from_disk(str(root))
+    parts = dict(loaded) if isinstance(loaded, dict) else {'train': loaded}
+    features = next(iter(parts.values())).features
+    columns = _columns(root, list(features), [
+        name for name, kind in features.items() if type(kind).__name__ == 'Image'])
+    return {name: (_Saved(table, columns), columns) for name, table in parts.items()}
+
+
+def _parquet(root: Path) -> dict[str, tuple[Any, tuple[str, str]]]:
+    """The Parquet files of each split, with the columns of images and masks."""
+    files: dict[str, list[Path]] = {}
     for path in _parquet_files(root):
-        files.setdefault(path.name.split('-')[0].removesuffix('.parquet'), []).append(str(path))
-    return {name: library.Dataset.from_parquet(paths) for name, paths in files.items()}
+        files.setdefault(_split_of(path), []).append(path)
+    schema = read_schema(next(iter(files.values()))[0])
+    columns = _columns(root, schema.names, picture_columns(schema))
+    tables = {name: ParquetTable(paths, columns) for name, paths in files.items()}
+    return {name: (_mapped(table) if table.largest > LARGEST_GROUP else table, columns)
+            for name, table in tables.items()}
 
 
-def _columns(root: Path, features: Any) -> tuple[str, str]:
+def _mapped(table: ParquetTable) -> _Saved:
+    """A table of which too much would be read for a row: the library `datasets` first copies it into its cache."""
+    _logger.info(
+        'The row groups of %s have up to %.0f MiB, too much to read for a row: the files are copied into the cache of '
+        'the library datasets. Row groups of 100 rows are read in place.', table.files[0].name, table.largest / 2 ** 20)
+    return _Saved(_library().Dataset.from_parquet(list(map(str, table.files)), columns=list(table.columns)),
+                  table.columns)
+
+
+def _columns(root: Path, names: Sequence[str], pictures: Sequence[str]) -> tuple[str, str]:
     """The columns of the images and of the masks."""
-    pictures = [name for name, kind in features.items() if type(kind).__name__ == 'Image']
     image = next((name for name in ('image', 'pixel_values', 'img') if name in pictures), None)
     mask = next((name for name in _MASK_COLUMNS if name in pictures), None)
     if image is None and mask is not None:
@@ -184,14 +243,6 @@ def _columns(root: Path, features: Any) -> tuple[str, str]:
         mask = next(name for name in pictures if name != image)
     if image is None or mask is None:
         raise DatasetError(
-            f'A table must have a column of images and one of masks: {root} has the columns {", ".join(features)}, of '
+            f'A table must have a column of images and one of masks: {root} has the columns {", ".join(names)}, of '
             f'pictures {", ".join(pictures) or "none"}; call them image and mask.')
     return image, mask
-
-
-def _undecoded(table: Any, columns: tuple[str, str]) -> Any:
-    kind = _library().Image(decode=False)
-    table = table.select_columns(list(columns))
-    for name in columns:
-        table = table.cast_column(name, kind)
-    return table

@@ -15,7 +15,8 @@ from ...errors import DatasetError
 from ...plain_text import load_json
 from ..description import MASK_EXTENSIONS, DataDescription, DataSource, Layout, Sample
 from ..labels import LABEL_MAPS, color_table, read_text
-from .folders import divided, folder_samples, listed, read_list
+from .folders import folder_samples
+from .splits import divided, listed, read_list
 
 _VOC_NAMES = (
     'background', 'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow', 'diningtable',
