@@ -63,7 +63,7 @@ def encoder_arguments(name: str) -> list[str] | None:
     backbone, _ = model_cfgs[name]
     names = dict.fromkeys(
         name for base in backbone.__mro__ if '__init__' in vars(base) and base is not nn.Module
-        for name, parameter in inspect.signature(base.__init__).parameters.items()
+        for name, parameter in inspect.signature(vars(base)['__init__']).parameters.items()
         if parameter.kind is not inspect.Parameter.VAR_KEYWORD)
     # the rest an encoder sets itself
     fixed = ('self', 'args', 'num_classes', 'global_pool', 'in_chans', 'device', 'dtype')
@@ -189,7 +189,8 @@ def feature_grids(
         sizes down. The scale is its index except in dilated encoders, and -1 for features on no grid: some encoders
         convolve without padding.
     """
-    scales = [min(index, encoder.output_stride.bit_length() - 1) for index in range(len(encoder.out_channels))]
+    told: Any = encoder  # by attributes of SMP's encoders
+    scales = [min(index, told.output_stride.bit_length() - 1) for index in range(len(told.out_channels))]
     if name in model_cfgs:  # these round up
         return [(scale, False) for scale in scales]
     features, probe = None, _meta_copy(encoder).eval()
@@ -237,7 +238,7 @@ def min_training_batch(model: nn.Module, size: tuple[int, int], in_channels: int
 
 def _meta_copy(module: nn.Module) -> nn.Module:
     """A copy that computes shapes and nothing else, in no time and memory."""
-    memo = {id(parameter): nn.Parameter(parameter.to('meta'), parameter.requires_grad)
+    memo: dict[int, torch.Tensor] = {id(parameter): nn.Parameter(parameter.to('meta'), parameter.requires_grad)
             for parameter in module.parameters()}
     memo.update({id(buffer): buffer.to('meta') for buffer in module.buffers()})
     return copy.deepcopy(module, memo).to('meta')
@@ -246,9 +247,10 @@ def _meta_copy(module: nn.Module) -> nn.Module:
 def _freeze_unreached(encoder: nn.Module, in_channels: int) -> None:
     # Some of SMP's encoders keep a classifier's last layers, or stages beyond their depth. No gradient reaches these,
     # which distributed training takes for an error unless they are frozen. The meta device finds them at no cost.
-    probe = _meta_copy(encoder).train()
-    features = probe(torch.zeros(2, in_channels, 64, 64, device='meta'))
-    sum(feature.sum() for feature in features[1:]).backward()
+    with torch.inference_mode(False), torch.enable_grad():  # whatever the network is built under
+        probe = _meta_copy(encoder).train()
+        features = probe(torch.zeros(2, in_channels, 64, 64, device='meta'))
+        sum(feature.sum() for feature in features[1:]).backward()
     reached = {name for name, parameter in probe.named_parameters() if parameter.grad is not None}
     for name, parameter in encoder.named_parameters():
         parameter.requires_grad_(name in reached)

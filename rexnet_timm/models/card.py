@@ -132,7 +132,7 @@ def _facts_of_smp(model: SegmentationModel) -> tuple[str, str, str, dict[str, An
     return f'{name} on {config["encoder_name"]}', facts, '\n'.join(lines), config
 
 
-def _facts_of_timm(model: nn.Module) -> tuple[str, str, str, dict[str, Any]]:
+def _facts_of_timm(model: Any) -> tuple[str, str, str, dict[str, Any]]:
     name = model.pretrained_cfg['architecture']
     lines = ['import timm', 'import rexnet_timm  # registers its models', '', TIMM_LINE]
     outputs = f'disparity at scales {", ".join(map(str, model.scales))}' if hasattr(model, 'scales') else (

@@ -11,11 +11,13 @@ that of `smp.Unet` itself (`ConcatDecoder`), and there are two of this package (
   from the stage at a quarter, straight into the logits
 * nothing is computed at full resolution but the logits, enlarged from half resolution
 
-In all, the features of every stage come out, and the stages finer than asked for are not run.
+In all, the features of every stage come out, and the stages finer than asked for are not run. A further decoder is a
+subclass of `Decoder` under a name of its own, by `register_decoder`.
 """
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from numbers import Integral
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import torch
 import torch.nn as nn
@@ -23,9 +25,12 @@ from segmentation_models_pytorch.base import SegmentationHead
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from timm.layers import ConvNormAct, SeparableConvNormAct, create_act_layer
 
+from ..extensions import add_to_table, unknown_name
 from ..grid import enlarge, move_to_scale, scale_size
 
-__all__ = ['DECODER_CHANNELS', 'ConcatDecoder', 'SumDecoder', 'create_decoder']
+__all__ = [
+    'DECODERS', 'DECODER_CHANNELS', 'ConcatDecoder', 'Decoder', 'SumDecoder', 'create_decoder', 'decoder_name',
+    'register_decoder']
 
 # Widths of the stages, coarsest first: of ours from 1/16 of the input's size to 1/2, of SMP's to the input's size.
 DECODER_CHANNELS = {'light': (128, 96, 64, 16), 'dense': (128, 96, 64, 16), 'unet': (256, 128, 64, 32, 16)}
@@ -115,34 +120,61 @@ class FineHead(nn.Module):
         return logits + enlarge(self.conv_coarse(coarse).contiguous(), 1, (x.shape[-2], x.shape[-1]))
 
 
-class _ScaleDecoder(nn.Module):
-    """What the decoders share: one stage a scale, run from the coarsest to the finest that is asked for."""
+class Decoder(nn.Module):
+    """What a decoder is: a stage for each scale, run from the coarsest to the finest that is asked for.
+
+    A subclass sets `finest_stage` and `channels`, and has `step` and `cut`; the other methods have defaults, which fit
+    where each stage lies on the grid of its scale and each head is a 1 x 1 convolution. Every parameter must reach the
+    logits of the finest stage that is kept, or distributed training waits for its gradient.
+
+    The stages finer than `finest_stage` do not exist: logits of these scales are enlarged from it.
+    """
     finest_stage: int  # scale of the last stage; finer logits are enlarged from its features
-    channels: dict[int, int]  # of the features of each scale
+    channels: dict[int, int]  # of the features of each scale, from `finest_stage` to the coarsest, 4 of a depth of 5
 
     def start(self, features: list[torch.Tensor]) -> torch.Tensor:
-        """What the first stage takes, from the encoder's features."""
+        """What the first stage takes, from the encoder's features: the last one unless a subclass says otherwise."""
         return features[-1]
 
     def step(self, x: torch.Tensor, features: list[torch.Tensor], scale: int, size: tuple[int, int]) -> torch.Tensor:
-        """Run the stage of `scale` on the output `x` of the one before it."""
+        """Run the stage of `scale` on the output `x` of the one before it.
+
+        Args:
+            x: (N, C, h, w), of the stage one coarser; of the coarsest stage what `start` returns.
+            features: The encoder's, as in `forward`.
+            scale: The scale of the stage.
+            size: Height H and width W of the network's input.
+
+        Returns:
+            (N, channels[scale], ceil(H / 2**scale), ceil(W / 2**scale)).
+        """
+        raise NotImplementedError
+
+    def cut(self, finest: int) -> None:
+        """Remove the stages finer than scale `finest`; the others keep their names in the state dict."""
         raise NotImplementedError
 
     def grid(self, scale: int) -> tuple[int, bool]:
         """Where the logits of the head of `scale` lie: at what scale, and whether their last row may be missing."""
-        raise NotImplementedError
-
-    def scriptable_stage(self, scale: int) -> nn.Module:
-        """The stage of `scale` as a module of its own, from its input, the encoder's feature, H and W to its output."""
-        raise NotImplementedError
-
-    def cut(self, finest: int) -> None:
-        """Remove the stages finer than scale `finest`."""
-        raise NotImplementedError
+        return max(scale, self.finest_stage), False
 
     def stages_of_head(self, scale: int) -> tuple[int, ...]:
         """The scales of the stages whose features the head of `scale` takes, in its order."""
-        return (scale,)
+        return (max(scale, self.finest_stage),)
+
+    def create_head(self, scale: int, num_classes: int) -> nn.Module:
+        """A module from the features of `stages_of_head` to logits (N, num_classes, h, w) where `grid` says."""
+        return nn.Conv2d(self.channels[max(scale, self.finest_stage)], num_classes, 1)
+
+    def initialize(self) -> None:
+        """Set the weights, after all convolutions have been drawn by Kaiming's rule as SMP draws its decoders'."""
+
+    def scriptable_stage(self, scale: int) -> nn.Module:
+        """The stage of `scale` as a module of its own, from its input, the encoder's feature, H and W to its output.
+
+        Only `torch.jit.script` asks for it.
+        """
+        raise NotImplementedError(f'{type(self).__name__} has no scriptable_stage: trace or export the network.')
 
     def scales_to(self, finest: int) -> range:
         """The scales of the stages down to `finest`, in the order in which they run."""
@@ -184,7 +216,7 @@ def _plain(chs: int, scale: int, act_layer: str) -> nn.Module:
 _REFINEMENTS = {'light': _separable, 'dense': _plain}
 
 
-class SumDecoder(_ScaleDecoder):
+class SumDecoder(Decoder):
     """The decoders of this package: 'light' and 'dense', which differ in how the sums are refined, and in their widths.
 
     Args:
@@ -243,11 +275,7 @@ class SumDecoder(_ScaleDecoder):
     def stages_of_head(self, scale: int) -> tuple[int, ...]:
         return (1, 2) if scale < 2 else (scale,)
 
-    def grid(self, scale: int) -> tuple[int, bool]:
-        return max(scale, 1), False
-
     def create_head(self, scale: int, num_classes: int) -> nn.Module:
-        """A module from the features of `stages_of_head` to the logits of `scale`."""
         if scale < 2:
             return FineHead(self.channels[1], self.channels[2], num_classes)
         return nn.Conv2d(self.channels[scale], num_classes, 1)
@@ -265,7 +293,7 @@ class _ConcatStage(nn.Module):
         return self.block(x, skip.shape[-2], skip.shape[-1], skip if self.use_skip else None)
 
 
-class ConcatDecoder(_ScaleDecoder):
+class ConcatDecoder(Decoder):
     """The decoder of `smp.Unet`, with its parameters under their names, and the features of every stage.
 
     Args:
@@ -320,6 +348,82 @@ class ConcatDecoder(_ScaleDecoder):
         return nn.Conv2d(self.channels[scale], num_classes, 1)
 
 
+def _create_sum(
+        decoder_type: str,
+        encoder_channels: Sequence[int],
+        decoder_channels: Sequence[int] | None,
+        act_layer: str,
+        interpolation: str,
+        grids: Sequence[tuple[int, bool]] | None,
+        add_center_block: bool,
+) -> SumDecoder:
+    channels = _checked_channels(decoder_type, decoder_channels, len(encoder_channels) - 2, 'encoder_depth - 1')
+    return SumDecoder(encoder_channels, channels, _REFINEMENTS[decoder_type], act_layer, interpolation, grids)
+
+
+def _create_concat(
+        encoder_channels: Sequence[int],
+        decoder_channels: Sequence[int] | None,
+        act_layer: str,
+        interpolation: str,
+        grids: Sequence[tuple[int, bool]] | None,
+        add_center_block: bool,
+) -> ConcatDecoder:
+    channels = _checked_channels('unet', decoder_channels, len(encoder_channels) - 1, 'encoder_depth')
+    if act_layer != 'relu':
+        raise ValueError(f"decoder_act_layer of the unet decoder is always 'relu', got {act_layer!r}: leave it out.")
+    return ConcatDecoder(encoder_channels, channels, interpolation, add_center_block, grids)
+
+
+def _checked_channels(
+        decoder_type: str, decoder_channels: Sequence[int] | None, number: int, rule: str) -> tuple[int, ...]:
+    if decoder_channels is None:
+        decoder_channels = DECODER_CHANNELS[decoder_type][-number:]
+    entries = tuple(decoder_channels) if isinstance(decoder_channels, Iterable) else (decoder_channels,)
+    if len(entries) != number or not all(isinstance(entry, Integral) and entry > 0 for entry in entries):
+        raise ValueError(
+            f'decoder_channels of the {decoder_type} decoder needs {rule} = {number} entries, coarsest first, '
+            f'got {len(entries)}: {entries}. Each is a whole number of at least 1.')
+    return entries
+
+
+_OWN_DECODERS: dict[str, Callable[..., Decoder]] = {
+    'light': partial(_create_sum, 'light'), 'dense': partial(_create_sum, 'dense'), 'unet': _create_concat}
+# Decoders by name, those of other packages too
+DECODERS: dict[str, Callable[..., Decoder]] = dict(_OWN_DECODERS)
+
+AnyDecoder = TypeVar('AnyDecoder', bound=Callable[..., Decoder])
+
+
+def register_decoder(name: str) -> Callable[[AnyDecoder], AnyDecoder]:
+    """A decorator that makes a decoder a `decoder_type` of :class:`MultiScaleUnet`, under a name.
+
+    The class, a :class:`Decoder`, is called with the keyword arguments
+    * `encoder_channels`: channels of the encoder's features, index s at 1/2**s of the input's size, the image first
+    * `decoder_channels`: what the user says, or None
+    * `act_layer`: an activation, by timm's name; 'relu' unless the user says otherwise
+    * `interpolation`: 'nearest' or 'bilinear'
+    * `grids`: where the encoder's features lie, as :func:`any_encoder.feature_grids` says
+    and raises ValueError for what it does not take.
+
+    Raises:
+        ValueError: A name that another package has registered, or that is no name.
+    """
+    def register(decoder: AnyDecoder) -> AnyDecoder:
+        return add_to_table(DECODERS, 'decoder', name, decoder)
+
+    return register
+
+
+def decoder_name(decoder_type: str) -> str:
+    """The present name of a decoder. ValueError, with all names, for one that there is not."""
+    if isinstance(decoder_type, str):
+        name = decoder_type if decoder_type in DECODERS else DECODER_ALIASES.get(decoder_type, decoder_type)
+        if name in DECODERS:
+            return name
+    raise ValueError(unknown_name('decoder_type', decoder_type, DECODERS))
+
+
 def create_decoder(
         decoder_type: str,
         encoder_channels: Sequence[int],
@@ -328,29 +432,23 @@ def create_decoder(
         interpolation: str = 'nearest',
         add_center_block: bool = False,
         grids: Sequence[tuple[int, bool]] | None = None,
-) -> SumDecoder | ConcatDecoder:
-    """A decoder by its name, 'light', 'dense' or 'unet'; `decoder_channels` None takes the last ones of its default.
+) -> Decoder:
+    """A decoder by its name in `DECODERS`; of ours, `decoder_channels` None takes the last ones of the default.
 
     Raises:
         ValueError: Another name, a wrong number of channels, or an argument that the decoder does not have.
     """
-    decoder_type = DECODER_ALIASES.get(decoder_type, decoder_type)
-    if decoder_type not in DECODER_CHANNELS:
-        raise ValueError(f"decoder_type must be 'light', 'dense' or 'unet', got {decoder_type!r}.")
+    decoder_type = decoder_name(decoder_type)
     if interpolation not in ('nearest', 'bilinear'):
         raise ValueError(f"decoder_interpolation must be 'nearest' or 'bilinear', got {interpolation!r}.")
-    depth = len(encoder_channels) - 1
-    number, rule = (depth - 1, 'encoder_depth - 1') if decoder_type in _REFINEMENTS else (depth, 'encoder_depth')
-    if decoder_channels is None:
-        decoder_channels = DECODER_CHANNELS[decoder_type][-number:]
-    entries = tuple(decoder_channels) if isinstance(decoder_channels, Iterable) else (decoder_channels,)
-    if len(entries) != number or not all(isinstance(entry, Integral) and entry > 0 for entry in entries):
+    arguments: dict[str, Any] = {
+        'encoder_channels': encoder_channels, 'decoder_channels': decoder_channels, 'act_layer': act_layer,
+        'interpolation': interpolation, 'grids': grids}
+    if decoder_type in _OWN_DECODERS:
+        arguments['add_center_block'] = add_center_block
+    decoder = DECODERS[decoder_type](**arguments)
+    if not isinstance(decoder, Decoder):
         raise ValueError(
-            f'decoder_channels of the {decoder_type} decoder needs {rule} = {number} entries, coarsest first, '
-            f'got {len(entries)}: {entries}. Each is a whole number of at least 1.')
-    if decoder_type in _REFINEMENTS:
-        refinement = _REFINEMENTS[decoder_type]
-        return SumDecoder(encoder_channels, decoder_channels, refinement, act_layer, interpolation, grids)
-    if act_layer != 'relu':
-        raise ValueError(f"decoder_act_layer of the unet decoder is always 'relu', got {act_layer!r}: leave it out.")
-    return ConcatDecoder(encoder_channels, decoder_channels, interpolation, add_center_block, grids)
+            f'What is registered as the decoder {decoder_type!r} must give a rexnet_timm.models.decoder.Decoder, got '
+            f'{type(decoder).__name__}: make it a subclass.')
+    return decoder

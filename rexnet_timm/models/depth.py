@@ -54,7 +54,7 @@ class ReXDepth(nn.Module):
                 ('encoder_name', 'is built on rexnetv1')):
             if name in kwargs:
                 raise ValueError(f'ReXDepth {reason}, got {name} {kwargs[name]!r}: leave it out.')
-        check_arguments('ReXDepth', kwargs, [*unet_arguments(), *encoder_arguments('rexnetv1')], SMP_ARGUMENTS)
+        check_arguments('ReXDepth', kwargs, [*unet_arguments(), *(encoder_arguments('rexnetv1') or ())], SMP_ARGUMENTS)
         self.unet = MultiScaleUnet(
             'rexnetv1', in_channels=in_channels, classes=1, scales=scales, width_mult=width_mult,
             depth_mult=depth_mult, **kwargs)

@@ -11,7 +11,7 @@ What differs from SMP's own encoders:
 * dilation follows timm's `output_stride`: a block that gives up its stride keeps the dilation of the one before it.
 """
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import segmentation_models_pytorch as smp
 import torch
@@ -31,7 +31,10 @@ __all__ = [
 ]
 
 
-class ReXNetEncoderMixin:
+_Backbone: Any = object  # what stands after the mixin in the bases
+
+
+class ReXNetEncoderMixin(_Backbone):
     """Turns a ReXNetV1 backbone that stands after it in the bases into an SMP encoder.
 
     Takes float (N, in_chans, H, W) and returns `depth + 1` tensors: the input itself and the features of reduction
@@ -46,6 +49,13 @@ class ReXNetEncoderMixin:
     Raises:
         ValueError: For an argument out of its range.
     """
+    if TYPE_CHECKING:  # the backbone's
+        feature_info: Any
+        features: Any
+        head_hidden_size: Any
+        in_chans: Any
+        num_features: Any
+        stage_ends: Any
 
     def __init__(self, depth: int = 5, output_stride: int = 32, **kwargs: Any):
         if depth not in (1, 2, 3, 4, 5):
@@ -128,7 +138,7 @@ class ReXNetEncoderMixin:
         """NAVER's key of every entry of the whole network's state dict, in its order."""
         return self._naver_keys
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As the backbone's; what the whole network has beyond this encoder, or around it, is left out."""
         state_dict = to_timm_layout(state_dict, self, strict=strict, partial=True)
         check_shapes(state_dict, self)  # while the final conv, which tells the width, is there
@@ -137,11 +147,11 @@ class ReXNetEncoderMixin:
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
 
-class ReXNetV1Encoder(ReXNetEncoderMixin, ReXNetV1, EncoderMixin):
+class ReXNetV1Encoder(ReXNetEncoderMixin, ReXNetV1, EncoderMixin):  # type: ignore[misc]  # a list, by SMP's rule
     """SMP encoder of ReXNetV1; arguments and features as :class:`ReXNetEncoderMixin` says."""
 
 
-class ReXNetV1LiteEncoder(ReXNetEncoderMixin, ReXNetV1Lite, EncoderMixin):
+class ReXNetV1LiteEncoder(ReXNetEncoderMixin, ReXNetV1Lite, EncoderMixin):  # type: ignore[misc]  # as above
     """SMP encoder of ReXNetV1 lite; arguments and features as :class:`ReXNetEncoderMixin` says."""
 
 

@@ -95,12 +95,12 @@ def _pairs(model: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
             continue
         unrolled |= tracer.unrolled
         for node in graph.nodes:
-            if node.op == 'get_attr' and '.' in node.target:  # a weight of another module, used by itself
-                owner = root.get_submodule(node.target.rpartition('.')[0])
+            if node.op == 'get_attr' and '.' in str(node.target):  # a weight of another module, used by itself
+                owner = root.get_submodule(str(node.target).rpartition('.')[0])
                 after[owner].add(None)
                 before[owner].add(None)
             elif node.op == 'call_module':
-                module = root.get_submodule(node.target)
+                module = root.get_submodule(str(node.target))
                 after[module].add(_only_user(node, root))
                 before[module].add(_only_input(node, root))
     return [
@@ -112,17 +112,17 @@ def _only_user(node: torch.fx.Node, root: nn.Module) -> nn.Module | None:
     user, *others = node.users
     if others or user.op != 'call_module' or user.args != (node,) or user.kwargs:
         return None
-    return root.get_submodule(user.target)
+    return root.get_submodule(str(user.target))
 
 
 def _only_input(node: torch.fx.Node, root: nn.Module) -> nn.Module | None:
     source = node.args[0] if len(node.args) == 1 and not node.kwargs else None
     if not isinstance(source, torch.fx.Node) or source.op != 'call_module':
         return None
-    return root.get_submodule(source.target)
+    return root.get_submodule(str(source.target))
 
 
-def _can_fold(conv: nn.Module, norm: nn.Module) -> bool:
+def _can_fold(conv: Any, norm: Any) -> bool:
     return (
         type(conv) in _CONVS and type(norm) in (*_NORMS, *_NORMS_WITH_ACTIVATION)
         and norm.running_mean is not None and norm.running_var is not None
@@ -131,18 +131,18 @@ def _can_fold(conv: nn.Module, norm: nn.Module) -> bool:
         and isinstance(conv.weight, nn.Parameter))
 
 
-def _fold(conv: nn.Module, norm: nn.Module) -> None:
+def _fold(conv: Any, norm: Any) -> None:
     dtype = conv.weight.dtype
     wide = torch.promote_types(dtype, torch.float32)
     tensors = (conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias)
-    weight, bias, mean, var, scale, shift = (
-        tensor if tensor is None else tensor.detach().to(wide) for tensor in tensors)
+    in_wide: list[Any] = [tensor if tensor is None else tensor.detach().to(wide) for tensor in tensors]
+    weight, bias, mean, var, scale, shift = in_wide
     fused = fuse_conv_bn_weights(weight, bias, mean, var, norm.eps, scale, shift)
     conv.weight, conv.bias = (
         nn.Parameter(parameter.detach().to(dtype), requires_grad=conv.weight.requires_grad) for parameter in fused)
 
 
-def _rest(norm: nn.Module) -> nn.Module:
+def _rest(norm: Any) -> nn.Module:
     """What stays of a norm without the normalisation."""
     if type(norm) in _NORMS:
         return nn.Identity()

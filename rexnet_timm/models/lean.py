@@ -29,7 +29,7 @@ from torch.autograd.forward_ad import unpack_dual
 __all__ = ['KeepsActivation', 'LeanBatchNormAct2d', 'LeanReLU6', 'LeanSiLU', 'convert_lean', 'set_lean']
 
 _DEVICES = {False: (), 'cpu': ('cpu',), True: ('cpu', 'cuda')}
-_VARIABLE = {'0': False, 'cpu': 'cpu', '1': True}
+_VARIABLE: dict[str, bool | str] = {'0': False, 'cpu': 'cpu', '1': True}
 
 
 def _initial_mode() -> bool | str:
@@ -151,6 +151,7 @@ class LeanBatchNormAct2d(BatchNormAct2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self._is_lean(x):
             return super().forward(x)
+        assert self.num_batches_tracked is not None and self.momentum is not None  # as `_is_lean` says
         self.num_batches_tracked.add_(1)
         z, mean, invstd = torch.native_batch_norm(
             x, self.weight, self.bias, self.running_mean, self.running_var, True, self.momentum, self.eps)
@@ -167,6 +168,7 @@ class LeanBatchNormAct2d(BatchNormAct2d):
 
     def _fits(self, x: torch.Tensor) -> bool:
         """Whether torch would normalise `x` and not raise, and the statistics are as exact as float32."""
+        assert self.running_mean is not None
         dtype = self.running_mean.dtype
         exact = dtype == torch.float32 and x.dtype in (dtype, torch.float16, torch.bfloat16) or (
             x.dtype == dtype == torch.float64)
@@ -177,7 +179,7 @@ class LeanBatchNormAct2d(BatchNormAct2d):
                     for tensor in (self.weight, self.bias, self.running_mean, self.running_var)))
 
     def __prepare_scriptable__(self) -> BatchNormAct2d:
-        plain = copy.copy(self)
+        plain: BatchNormAct2d = copy.copy(self)
         plain.__class__ = BatchNormAct2d
         return plain
 
@@ -216,7 +218,7 @@ class LeanReLU6(nn.ReLU6):
         return nn.ReLU6(self.inplace)
 
 
-class KeepsActivation:
+class KeepsActivation(nn.Module):
     """A module whose norms keep their activation when torch's own SyncBatchNorm conversion replaces them.
 
     `torch.nn.SyncBatchNorm.convert_sync_batchnorm`, which Lightning calls, makes of timm's BatchNormAct2d a norm that
@@ -226,7 +228,7 @@ class KeepsActivation:
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
         before = getattr(self, name, None)
-        if (isinstance(before, (BatchNormAct2d, SyncBatchNormAct))
+        if (isinstance(before, (BatchNormAct2d, SyncBatchNormAct)) and module is not None
                 and hasattr(module, 'running_mean') and module.running_mean is before.running_mean
                 and module.weight is before.weight and not isinstance(module, (BatchNormAct2d, SyncBatchNormAct))):
             module.__class__ = SyncBatchNormAct if isinstance(module, nn.SyncBatchNorm) else LeanBatchNormAct2d

@@ -10,7 +10,7 @@ timm takes a network apart for its features.
 """
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import timm
@@ -39,8 +39,8 @@ SEPARABLE_NAMES = {
 TENSORFLOW_EPS = 1e-3
 
 
-def is_efficientnet(state_dict: Mapping[str, Any]) -> bool:
-    """Whether a state dict, bare or behind a prefix, is in EfficientNet-PyTorch's layout."""
+def is_efficientnet(state_dict: Iterable[str]) -> bool:
+    """Whether a state dict, or its keys, bare or behind a prefix, is in EfficientNet-PyTorch's layout."""
     return any(key.split('.')[-2:] == EFFICIENTNET_STEM.split('.') for key in state_dict)
 
 

@@ -16,7 +16,7 @@ ReXNet normalises inside its squeeze-excitation over 1x1 maps: training needs at
 """
 from collections.abc import Mapping
 from math import sqrt
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn as nn
@@ -72,7 +72,7 @@ class LiteClassifierHead(nn.Module):
         self.in_features = in_features
         self.num_features = hidden_features
         self.global_pool = SelectAdaptivePool2d(pool_type=pool_type, flatten=False)
-        self.pre_logits = ConvNormAct(
+        self.pre_logits: nn.Module = ConvNormAct(
             in_features * self.global_pool.feat_mult(), hidden_features, bias=True, act_layer='relu6', **dd)
         self.drop = nn.Dropout(drop_rate)
         self.reset(num_classes, pool_type, **dd)
@@ -126,6 +126,9 @@ class ReXNetV1(RexNet):
         ValueError: For an argument out of its range.
     """
     naver_head = {'head.fc': 'output.1'}
+    if TYPE_CHECKING:  # which timm leaves to be any attribute of a module
+        num_features: Any
+        head: Any
 
     def __init__(
             self,
@@ -150,7 +153,8 @@ class ReXNetV1(RexNet):
             dd = {k: kwargs[k] for k in ('device', 'dtype') if k in kwargs}
             pool_type = self.head.global_pool.pool_type
             self.num_features = final_chs
-            self.features[-1] = ConvNormAct(self.features[-1].in_channels, final_chs, act_layer=act_layer, **dd)
+            in_chs: Any = self.features[-1].in_channels
+            self.features[-1] = ConvNormAct(in_chs, final_chs, act_layer=act_layer, **dd)
             self.head = ClassifierHead(final_chs, self.num_classes, pool_type, self.drop_rate, **dd)
             self.head_hidden_size = self.head.num_features
             _init_weights(self.features[-1])
@@ -183,7 +187,7 @@ class ReXNetV1(RexNet):
         keys = {key: key.rpartition('.') for key in (*self.state_dict(), *CLASSIFIER_KEYS)}
         return {key: f'{names[module]}.{entry}' for key, (module, _, entry) in keys.items() if module in names}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As torch's, for timm's layout and NAVER's, also in a checkpoint, as :func:`to_timm_layout` says.
 
         Raises:
@@ -218,7 +222,9 @@ class ReXNetV1Lite(ReXNetV1):
         """Channels of the final 1x1 conv, never below those of width 1.0."""
         return int(FINAL_CHS * max(1., width_mult))
 
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None, device=None, dtype=None) -> None:
+    def reset_classifier(
+            self, num_classes: int, global_pool: str | None = None, device: torch.device | str | None = None,
+            dtype: torch.dtype | None = None) -> None:
         """As timm's: `num_classes` 0 leaves the 1024 hidden features, pooled unless `global_pool` is ''."""
         weight = self.stem.conv.weight
         self.num_classes = num_classes
@@ -227,21 +233,22 @@ class ReXNetV1Lite(ReXNetV1):
         self.head_hidden_size = self.head.num_features
 
 
-def _create_rexnetv1(variant: str, pretrained: bool, **kwargs) -> ReXNetV1:
+def _create_rexnetv1(variant: str, pretrained: bool, **kwargs: Any) -> Any:
+    """The model, of the class of its variant."""
     model_cls, model_args = model_cfgs[variant]
     return build_with_file(
         build_model_with_cfg, model_cls, variant, pretrained=pretrained, feature_cfg=dict(flatten_sequential=True),
         pretrained_filter_fn=checkpoint_filter_fn, **{**model_args, **kwargs})
 
 
-def _cfg(url: str = '', **kwargs) -> dict[str, Any]:
+def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
     return {
         'url': url, 'num_classes': 1000, 'input_size': (3, 224, 224), 'pool_size': (7, 7),
         'crop_pct': 0.875, 'interpolation': 'bicubic', 'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
         'first_conv': 'stem.conv', 'classifier': 'head.fc', 'license': 'mit', **kwargs}
 
 
-def _cfg_12k(**kwargs) -> dict[str, Any]:
+def _cfg_12k(**kwargs: Any) -> dict[str, Any]:
     return _cfg(crop_pct=0.95, test_crop_pct=1.0, test_input_size=(3, 288, 288), license='apache-2.0', **kwargs)
 
 
@@ -280,108 +287,108 @@ default_cfgs = generate_default_cfgs({
 
 
 @register_model
-def rexnetv1(pretrained: bool = False, **kwargs) -> ReXNetV1:
+def rexnetv1(pretrained: bool = False, **kwargs: Any) -> ReXNetV1:
     """ReXNetV1 of any width_mult and depth_mult, 1.0 each unless given"""
     return _create_rexnetv1('rexnetv1', pretrained, **kwargs)
 
 
 @register_model
-def rexnetv1_test(pretrained: bool = False, **kwargs) -> ReXNetV1:
+def rexnetv1_test(pretrained: bool = False, **kwargs: Any) -> ReXNetV1:
     """A narrow ReXNetV1 with one block a stage, for tests"""
     return _create_rexnetv1('rexnetv1_test', pretrained, **kwargs)
 
 
 @register_model
-def rexnetv1_0_9(pretrained: bool = False, **kwargs) -> ReXNetV1:
+def rexnetv1_0_9(pretrained: bool = False, **kwargs: Any) -> ReXNetV1:
     """ReXNetV1 0.9x"""
     return _create_rexnetv1('rexnetv1_0_9', pretrained, **kwargs)
 
 
 @register_model
-def rexnetv1_1_0(pretrained: bool = False, **kwargs) -> ReXNetV1:
+def rexnetv1_1_0(pretrained: bool = False, **kwargs: Any) -> ReXNetV1:
     """ReXNetV1 1.0x"""
     return _create_rexnetv1('rexnetv1_1_0', pretrained, **kwargs)
 
 
 @register_model
-def rexnetv1_1_3(pretrained: bool = False, **kwargs) -> ReXNetV1:
+def rexnetv1_1_3(pretrained: bool = False, **kwargs: Any) -> ReXNetV1:
     """ReXNetV1 1.3x"""
     return _create_rexnetv1('rexnetv1_1_3', pretrained, **kwargs)
 
 
 @register_model
-def rexnetv1_1_5(pretrained: bool = False, **kwargs) -> ReXNetV1:
+def rexnetv1_1_5(pretrained: bool = False, **kwargs: Any) -> ReXNetV1:
     """ReXNetV1 1.5x"""
     return _create_rexnetv1('rexnetv1_1_5', pretrained, **kwargs)
 
 
 @register_model
-def rexnetv1_2_0(pretrained: bool = False, **kwargs) -> ReXNetV1:
+def rexnetv1_2_0(pretrained: bool = False, **kwargs: Any) -> ReXNetV1:
     """ReXNetV1 2.0x"""
     return _create_rexnetv1('rexnetv1_2_0', pretrained, **kwargs)
 
 
 @register_model
-def rexnetv1_2_2(pretrained: bool = False, **kwargs) -> ReXNetV1:
+def rexnetv1_2_2(pretrained: bool = False, **kwargs: Any) -> ReXNetV1:
     """ReXNetV1 2.2x"""
     return _create_rexnetv1('rexnetv1_2_2', pretrained, **kwargs)
 
 
 @register_model
-def rexnetv1_3_0(pretrained: bool = False, **kwargs) -> ReXNetV1:
+def rexnetv1_3_0(pretrained: bool = False, **kwargs: Any) -> ReXNetV1:
     """ReXNetV1 3.0x"""
     return _create_rexnetv1('rexnetv1_3_0', pretrained, **kwargs)
 
 
 @register_model
-def rexnetv1r_1_0(pretrained: bool = False, **kwargs) -> ReXNetV1:
+def rexnetv1r_1_0(pretrained: bool = False, **kwargs: Any) -> ReXNetV1:
     """ReXNetV1 1.0x with channels rounded to 8"""
     return _create_rexnetv1('rexnetv1r_1_0', pretrained, **kwargs)
 
 
 @register_model
-def rexnetv1r_1_3(pretrained: bool = False, **kwargs) -> ReXNetV1:
+def rexnetv1r_1_3(pretrained: bool = False, **kwargs: Any) -> ReXNetV1:
     """ReXNetV1 1.3x with channels rounded to 8"""
     return _create_rexnetv1('rexnetv1r_1_3', pretrained, **kwargs)
 
 
 @register_model
-def rexnetv1r_1_5(pretrained: bool = False, **kwargs) -> ReXNetV1:
+def rexnetv1r_1_5(pretrained: bool = False, **kwargs: Any) -> ReXNetV1:
     """ReXNetV1 1.5x with channels rounded to 8"""
     return _create_rexnetv1('rexnetv1r_1_5', pretrained, **kwargs)
 
 
 @register_model
-def rexnetv1r_2_0(pretrained: bool = False, **kwargs) -> ReXNetV1:
+def rexnetv1r_2_0(pretrained: bool = False, **kwargs: Any) -> ReXNetV1:
     """ReXNetV1 2.0x with channels rounded to 8"""
     return _create_rexnetv1('rexnetv1r_2_0', pretrained, **kwargs)
 
 
 @register_model
-def rexnetv1r_3_0(pretrained: bool = False, **kwargs) -> ReXNetV1:
+def rexnetv1r_3_0(pretrained: bool = False, **kwargs: Any) -> ReXNetV1:
     """ReXNetV1 3.0x with channels rounded to 16"""
     return _create_rexnetv1('rexnetv1r_3_0', pretrained, **kwargs)
 
 
 @register_model
-def rexnetv1_lite_1_0(pretrained: bool = False, **kwargs) -> ReXNetV1Lite:
+def rexnetv1_lite_1_0(pretrained: bool = False, **kwargs: Any) -> ReXNetV1Lite:
     """ReXNetV1 lite 1.0x"""
     return _create_rexnetv1('rexnetv1_lite_1_0', pretrained, **kwargs)
 
 
 @register_model
-def rexnetv1_lite_1_3(pretrained: bool = False, **kwargs) -> ReXNetV1Lite:
+def rexnetv1_lite_1_3(pretrained: bool = False, **kwargs: Any) -> ReXNetV1Lite:
     """ReXNetV1 lite 1.3x"""
     return _create_rexnetv1('rexnetv1_lite_1_3', pretrained, **kwargs)
 
 
 @register_model
-def rexnetv1_lite_1_5(pretrained: bool = False, **kwargs) -> ReXNetV1Lite:
+def rexnetv1_lite_1_5(pretrained: bool = False, **kwargs: Any) -> ReXNetV1Lite:
     """ReXNetV1 lite 1.5x"""
     return _create_rexnetv1('rexnetv1_lite_1_5', pretrained, **kwargs)
 
 
 @register_model
-def rexnetv1_lite_2_0(pretrained: bool = False, **kwargs) -> ReXNetV1Lite:
+def rexnetv1_lite_2_0(pretrained: bool = False, **kwargs: Any) -> ReXNetV1Lite:
     """ReXNetV1 lite 2.0x"""
     return _create_rexnetv1('rexnetv1_lite_2_0', pretrained, **kwargs)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import segmentation_models_pytorch as smp
 import torch
@@ -48,7 +48,7 @@ from .any_encoder import (
     fixed_input_size,
 )
 from .card import create_model_card
-from .decoder import ConcatDecoder, SumDecoder, create_decoder
+from .decoder import ConcatDecoder, Decoder, create_decoder
 from .layout import check_names, check_shapes, from_additive_decoder, needed_names
 
 _logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ class MultiScaleUnet(SegmentationModel):
         encoder_weights: Name of the encoder's published weights, or None for a random start.
         decoder_type: 'light', the fast decoder, 'dense', the accurate one, or 'unet', that of `smp.Unet`, whose
             checkpoints load: encoder, decoder and finest head, and only the heads of the other scales start fresh.
-            'additive' is an older name of 'light'.
+            'additive' is an older name of 'light'. Or a name of :func:`rexnet_timm.register_decoder`.
         decoder_channels: Channels of the decoder's stages, coarsest first: `encoder_depth - 1` for 'light' and 'dense',
             None takes the last ones of (128, 96, 64, 16); `encoder_depth` for 'unet', (256, 128, 64, 32, 16).
         decoder_act_layer: Activation of the light and the dense decoder, by timm's name.
@@ -124,6 +124,18 @@ class MultiScaleUnet(SegmentationModel):
     """
 
     requires_divisible_input_shape = False
+
+    if TYPE_CHECKING:  # set in `__init__`, which its decorator hides
+        scales: tuple[int, ...]
+        encoder: Any
+        decoder: Decoder
+        heads: nn.ModuleDict
+        activation: Any
+        in_chans: int
+        num_classes: int
+        num_features: int
+        name: str
+        _fixed_size: tuple[int, int] | None
 
     @supports_config_loading
     def __init__(
@@ -179,8 +191,7 @@ class MultiScaleUnet(SegmentationModel):
     def initialize(self) -> None:
         """Set the decoder's and the heads' weights: heads and the unet decoder as SMP sets those of its own models."""
         smp.base.initialization.initialize_decoder(self.decoder)
-        if isinstance(self.decoder, SumDecoder):
-            self.decoder.initialize()
+        self.decoder.initialize()
         smp.base.initialization.initialize_head(self.heads)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
@@ -336,7 +347,7 @@ class MultiScaleUnet(SegmentationModel):
             ValueError: The encoder cannot.
         """
         for module in (self.encoder, getattr(self.encoder, 'model', None)):
-            if hasattr(module, 'set_grad_checkpointing'):
+            if module is not None and hasattr(module, 'set_grad_checkpointing'):
                 module.set_grad_checkpointing(enable)
                 return
         raise ValueError(f'The encoder of {self.name} has no gradient checkpointing: leave it off.')
@@ -442,8 +453,9 @@ vars(smp).setdefault(MultiScaleUnet.__name__, MultiScaleUnet)
 
 def unet_name(backbone: str) -> str:
     """Name of the U-Net on a backbone: 'rexnetv1_1_0' -> 'rexnetv1_unet_1_0', 'rexnetv1' -> 'rexnetv1_unet'."""
-    family, width = re.fullmatch(r'([a-z0-9]+(?:_lite)?)(.*)', backbone).groups()
-    return f'{family}_unet{width}'
+    family = re.match(r'[a-z0-9]+(_lite)?', backbone)
+    assert family is not None, backbone
+    return f'{family[0]}_unet{backbone.removeprefix(family[0])}'
 
 
 def encoder_filter_fn(state_dict: Mapping[str, Any], model: MultiScaleUnet) -> dict[str, Any]:

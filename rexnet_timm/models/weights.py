@@ -126,8 +126,8 @@ def load_encoder_weights(encoder: nn.Module, source: str | os.PathLike) -> nn.Mo
             f'There is no file {name!r}. Published weights of {type(encoder).__name__} come by encoder_weights.')
     try:
         if is_ours:
-            encoder.load_state_dict(
-                _with_channels(to_timm_layout(state_dict, encoder, partial=True), encoder.in_chans))
+            in_chans: Any = encoder.in_chans
+            encoder.load_state_dict(_with_channels(to_timm_layout(state_dict, encoder, partial=True), in_chans))
         else:
             _load(encoder, state_dict)
     except WeightsError as error:

@@ -6,18 +6,22 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from math import isfinite
+from typing import Any, TypeVar
 
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from ..errors import near_names
+from ..extensions import add_to_table
 from .targets import check_labels, check_masks
 
 __all__ = [
-    'BaseLoss', 'TORCH_IGNORE_INDEX', 'check_takes_shares', 'create_segmentation_loss', 'full_precision', 'ignoring',
-    'loss_of_labels', 'loss_of_shares']
+    'LOSSES', 'TORCH_IGNORE_INDEX', 'BaseLoss', 'check_takes_shares', 'create_segmentation_loss', 'full_precision',
+    'ignoring', 'loss_of_labels', 'loss_of_shares', 'register_loss']
 
 BaseLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -91,14 +95,14 @@ def ignoring(base_loss: BaseLoss, ignore_index: int | None) -> BaseLoss:
     """A loss of torch, SMP or this file that was told no ignored label, as a copy that ignores this; others as they
     are."""
     known = isinstance(base_loss, (nn.CrossEntropyLoss, _SegmentationLoss, *_SMP_LOSSES))
-    told = _own_ignore_index(base_loss) is not None or getattr(base_loss, 'ignore_index', None) == ignore_index
-    if not known or told or _ignores_no_entry(base_loss):
+    has_own = _own_ignore_index(base_loss) is not None or getattr(base_loss, 'ignore_index', None) == ignore_index
+    if not known or has_own or _ignores_no_entry(base_loss):
         return base_loss
-    base_loss = deepcopy(base_loss)
-    for part in base_loss.modules():
+    told: Any = deepcopy(base_loss)
+    for part in told.modules():
         if hasattr(part, 'ignore_index'):
             part.ignore_index = ignore_index
-    return base_loss
+    return told
 
 
 def _ignores_no_entry(base_loss: BaseLoss) -> bool:
@@ -144,7 +148,7 @@ def loss_of_labels(
 
 
 def _in_the_form_of(
-        base_loss: nn.Module,
+        base_loss: BaseLoss,
         output: torch.Tensor,
         target: torch.Tensor,
         ignore_index: int | None,
@@ -193,6 +197,8 @@ class _CrossEntropy(nn.Module):
 
     A binary one is that of two classes with logits 0 and z.
     """
+
+    weight: torch.Tensor | None
 
     def __init__(self, num_classes: int, ignore_index: int | None, class_weights: torch.Tensor | None = None):
         super().__init__()
@@ -278,7 +284,38 @@ class _SegmentationLoss(nn.Module):
                 f"The target must be labels (N, H, W), or for the loss 'ce' the shares of the classes as floats, got "
                 f"{shares.dtype} {tuple(shares.shape)} for {'+'.join(self.times)!r}: pass the labels of one-hot masks, "
                 'target.argmax(1).')
-        return self.times['ce'] * _soft_cross_entropy(logits, shares.to(logits.dtype), self.losses['ce'].weight)
+        return self.times['ce'] * _soft_cross_entropy(
+            logits, shares.to(logits.dtype), self.losses['ce'].get_buffer('weight'))
+
+
+def _of_smp(loss: type[nn.Module], num_classes: int, ignore_index: int | None) -> nn.Module:
+    return loss('binary' if num_classes == 1 else 'multiclass', ignore_index=ignore_index)
+
+
+# Losses by name, those of other packages too: from the number of classes and the ignored label to the loss
+LOSSES: dict[str, Callable[[int, int | None], nn.Module]] = {
+    'ce': _CrossEntropy, 'dice': partial(_of_smp, smp.losses.DiceLoss), 'focal': partial(_of_smp, smp.losses.FocalLoss),
+    'lovasz': partial(_of_smp, smp.losses.LovaszLoss)}
+
+LossFactory = TypeVar('LossFactory', bound=Callable[[int, int | None], nn.Module])
+
+
+def register_loss(name: str) -> Callable[[LossFactory], LossFactory]:
+    """A decorator that makes a loss one of those of `create_segmentation_loss` and `rexnet train`, under a name.
+
+    It stands over a module's class, or a function that gives a module, which is called with `num_classes`, 1 for binary
+    masks, and `ignore_index`, None where all pixels count. The module is called, at each scale, with logits
+    (N, num_classes, H, W) of float32 and labels (N, H, W), checked: int64 from 0 to num_classes - 1, or `ignore_index`;
+    of binary masks they may be floats, shares of the foreground. It returns the mean over the labelled pixels, a
+    scalar, which does not count where none is labelled. It keeps the ignored label as its attribute `ignore_index`.
+
+    Raises:
+        ValueError: A name that another package has registered, or that is no name.
+    """
+    def register(loss: LossFactory) -> LossFactory:
+        return add_to_table(LOSSES, 'loss', name, loss)
+
+    return register
 
 
 def create_segmentation_loss(
@@ -293,7 +330,8 @@ def create_segmentation_loss(
     first is 0.
 
     Args:
-        name: 'ce' (cross entropy), 'dice', 'focal' or 'lovasz', or their sum, such as 'ce+dice'.
+        name: A name in `LOSSES`: 'ce' (cross entropy), 'dice', 'focal', 'lovasz' or one of `register_loss`; or a sum,
+            such as 'ce+dice'.
         num_classes: Channels of the logits; with 1 the losses are binary.
         ignore_index: Label without a loss, one of the classes or not; None: all pixels count.
         class_weights: Weight of each class in the cross entropy, above 0, for rare classes; two of a binary loss,
@@ -308,23 +346,26 @@ def create_segmentation_loss(
     """
     if num_classes < 1:
         raise ValueError(f'num_classes must be 1, for binary masks, or more, got {num_classes}.')
-    mode = 'binary' if num_classes == 1 else 'multiclass'
-    factories = {
-        'ce': lambda: _CrossEntropy(num_classes, ignore_index, weights),
-        'dice': lambda: smp.losses.DiceLoss(mode, ignore_index=ignore_index),
-        'focal': lambda: smp.losses.FocalLoss(mode, ignore_index=ignore_index),
-        'lovasz': lambda: smp.losses.LovaszLoss(mode, ignore_index=ignore_index),
-    }
     parts = name.split('+')
-    if not all(part in factories for part in parts):
-        raise ValueError(f"The loss must be one of {', '.join(factories)}, or a sum such as 'ce+dice', got {name!r}.")
+    unknown = [part for part in parts if part not in LOSSES]
+    if unknown:
+        raise ValueError(
+            f"The loss must be one of {', '.join(LOSSES)}, or one that a package registers when it is imported, or a "
+            f"sum such as 'ce+dice', got {name!r}.{near_names(unknown[0], LOSSES)}")
     weights = None
     if class_weights is not None:
         if 'ce' not in parts:
             raise ValueError(f"Class weights belong to the cross entropy, got the loss {name!r}: add it, 'ce+{name}'.")
         weights = _weights_of_classes(class_weights, max(2, num_classes), ignore_index)
     times = Counter(parts)  # 'ce+dice+dice' computes dice once
-    return _SegmentationLoss({part: factories[part]() for part in times}, times, num_classes, ignore_index)
+    losses = {part: LOSSES[part](num_classes, ignore_index) for part in times}
+    if weights is not None:
+        losses['ce'] = _CrossEntropy(num_classes, ignore_index, weights)
+    for part, loss in losses.items():
+        if not isinstance(loss, nn.Module):
+            raise ValueError(
+                f'What is registered as the loss {part!r} must give a torch.nn.Module, got {type(loss).__name__}.')
+    return _SegmentationLoss(losses, times, num_classes, ignore_index)
 
 
 def _weights_of_classes(class_weights: Sequence[float], number: int, ignore_index: int | None) -> torch.Tensor:

@@ -7,8 +7,9 @@ import logging
 import math
 import os
 import signal
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import nullcontext
 from itertools import islice
 from typing import Any
@@ -21,10 +22,10 @@ from timm.utils import distribute_bn
 from tqdm import tqdm
 
 from ..seeds import seed_everything
-from .pace import Pace
+from .pace import Pace, peak_memory
 from .run_state import RunState
 from .signals import Stopped, StopRequest
-from .summary import Summary, values_of
+from .summary import SUMMARY, TIMES, EpochRows, Summary, values_of
 from .updates import Precision, Updates, settle
 
 _logger = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ def train_one_epoch(
         state: RunState | None = None,
         after_update: Callable[[int], None] | None = None,
         epochs: int | None = None,
+        times: MutableMapping[str, float] | None = None,
 ) -> OrderedDict[str, float]:
     """Train a task for one pass over the loader, or for the rest of one.
 
@@ -103,6 +105,7 @@ def train_one_epoch(
         state: Where the run is; training begins with its batch. None: the first batch of the epoch.
         after_update: Called in every process after each update with the number of updates of the run so far.
         epochs: Epoch to stop before, for the time left; None tells that of this epoch.
+        times: Gets what `Pace.seconds` tells of the pass.
 
     Returns:
         Means over the epoch's samples on this rank: 'loss' and the task's other scalars; NaN where nothing counted.
@@ -173,7 +176,10 @@ def train_one_epoch(
     bar.close()
     if primary and is_left:
         _logger.info(f'Train {epoch} {pace.whole()}')
-    return state.averages.compute()
+    means = state.averages.compute()  # which waits for what a device has still to do
+    if times is not None:
+        times.update(pace.seconds())
+    return means
 
 
 def _seed_batch(seed: int | None, *place: int) -> None:
@@ -272,7 +278,7 @@ def fit(
         lr_scheduler: timm scheduler.
         precision: Mixed precision; None: float32.
         eval_metric: The metric that ranks checkpoints, one of the evaluator's.
-        output_dir: Where summary.csv goes, on the primary rank.
+        output_dir: Where summary.csv and times.csv go, on the primary rank.
         dist_bn: How BatchNorm statistics are brought together after an epoch: 'reduce', 'broadcast' or ''.
         primary: Whether this process logs and saves.
         channels_last: Whether inputs are laid out NHWC.
@@ -295,7 +301,8 @@ def fit(
         state = RunState(task, optimizer, lr_scheduler)
     summary = None
     if primary and output_dir is not None:
-        summary = Summary(os.path.join(output_dir, 'summary.csv'), state.epoch)
+        summary = Summary(os.path.join(output_dir, SUMMARY), state.epoch)
+        seconds = EpochRows(os.path.join(output_dir, TIMES), state.epoch)
     best_metric, best_epoch = None, None
 
     def after_update(num_updates: int) -> None:
@@ -311,16 +318,20 @@ def fit(
     for epoch in range(state.epoch, epochs):
         if hasattr(task, 'set_epoch'):
             task.set_epoch(epoch)
+        times: dict[str, float] = {}
         train_metrics = train_one_epoch(
             task, train_loader, optimizer, epoch, lr_scheduler=lr_scheduler, precision=precision, primary=primary,
-            channels_last=channels_last, state=state, after_update=after_update, epochs=epochs, **train_kwargs)
+            channels_last=channels_last, state=state, after_update=after_update, epochs=epochs, times=times,
+            **train_kwargs)
         lr = optimizer.param_groups[0]['lr']
         ema = task.has_ema()  # where there is an average of the weights, it is what counts
         if state.world_size > 1 and dist_bn:
             for module in filter(None, (task.get_trainable_module(), task.get_trainable_module(ema=True))):
                 distribute_bn(module, state.world_size, dist_bn == 'reduce')
+        begun = time.perf_counter()
         eval_metrics = evaluate(
             task, eval_loader, precision, ema=ema, channels_last=channels_last, distributed=state.world_size > 1)
+        times |= {'validation': time.perf_counter() - begun, 'memory': peak_memory(task.device)}
         metric = eval_metrics[eval_metric]
         if lr_scheduler is not None:
             lr_scheduler.step(epoch + 1, metric)  # the coming epoch's rate
@@ -328,6 +339,7 @@ def fit(
             parts = '  '.join(f'{name} {value:.3f}' for name, value in eval_metrics.items() if 'iou_' not in name)
             _logger.info(f'Eval  {epoch}  {parts}')
         if summary is not None:
+            seconds.add(epoch, {name: round(value, 3) for name, value in times.items()})
             summary.add(epoch, train_metrics, eval_metrics, lr)  # before the checkpoint that goes on after it
         if log is not None and primary:
             log(epoch, values_of(train_metrics, eval_metrics, lr))

@@ -1,4 +1,4 @@
-"""The numbers of each epoch for tools that show runs: TensorBoard, Weights & Biases, Trackio.
+"""The numbers and pictures of each epoch for tools that show runs: TensorBoard, Weights & Biases, Trackio.
 
 They are a convenience: what fails in them is told once and leaves the run alone.
 """
@@ -7,6 +7,9 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from ..errors import first_lines
 
@@ -59,6 +62,11 @@ class LogWriters:
         for tool, writer in list(self._writers.items()):
             self._try(tool, lambda tool=tool, writer=writer: _add(tool, writer, epoch, values))
 
+    def add_pictures(self, epoch: int, pictures: Mapping[str, Image.Image]) -> None:
+        """Write the pictures of an epoch, RGB, by what they show."""
+        for tool, writer in list(self._writers.items()):
+            self._try(tool, lambda tool=tool, writer=writer: _add_pictures(tool, writer, epoch, pictures))
+
     def _try(self, tool: str, call: Any) -> None:
         try:
             call()
@@ -88,3 +96,13 @@ def _add(tool: str, writer: Any, epoch: int, values: Mapping[str, float]) -> Non
         writer.flush()
     else:
         writer.log(dict(values), step=epoch)
+
+
+def _add_pictures(tool: str, writer: Any, epoch: int, pictures: Mapping[str, Image.Image]) -> None:
+    if tool == 'tensorboard':
+        for name, picture in pictures.items():
+            writer.add_image(name, np.asarray(picture), epoch, dataformats='HWC')
+        writer.flush()
+    elif pictures:
+        package = importlib.import_module(tool)
+        writer.log({name: package.Image(picture) for name, picture in pictures.items()}, step=epoch)

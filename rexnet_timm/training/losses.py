@@ -7,6 +7,7 @@ https://docs.monai.io.
 """
 from collections.abc import Callable, Sequence
 from math import isfinite
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -95,8 +96,7 @@ class MultiScaleLoss(nn.Module):
                     f'With fade_epochs only the finest scale is left, so its weight must be above 0, got {weights}.')
         if target == 'soft':
             check_takes_shares(base_loss)
-        several = isinstance(base_loss, Sequence)
-        losses = list(base_loss) if several else [base_loss]
+        losses = list(base_loss) if isinstance(base_loss, Sequence) else [base_loss]
         if ignore_index is None:
             told = [getattr(loss, 'ignore_index', None) for loss in losses]
             # torch's default, which stands for no label, gives way to a label that another loss was told
@@ -105,9 +105,9 @@ class MultiScaleLoss(nn.Module):
         self.weights = weights
         self.target = target
         self.ignore_index = ignore_index
-        losses = [ignoring(loss, ignore_index) for loss in losses]
+        modules: list[Any] = [ignoring(loss, ignore_index) for loss in losses]
         # a module list keeps the buffers of the losses, such as class weights, on the right device
-        self.base_loss = nn.ModuleList(losses) if several else losses[0]
+        self.base_loss = nn.ModuleList(modules) if isinstance(base_loss, Sequence) else modules[0]
         self.object_share = object_share
         self.background = tuple(background)
         self.fade_epochs = fade_epochs
@@ -159,7 +159,8 @@ class MultiScaleLoss(nn.Module):
             self._loss_at(base_loss, output, target, scale)
             for base_loss, output, scale in zip(self._base_losses(len(outputs)), outputs, scales, strict=True)
         ]
-        result = {'loss': sum(weight * loss for weight, loss in zip(weights, losses, strict=True))}
+        total: Any = sum(weight * loss for weight, loss in zip(weights, losses, strict=True))
+        result: dict[str, torch.Tensor] = {'loss': total}
         for index, (scale, loss) in enumerate(zip(scales, losses, strict=True)):
             number = scales[:index + 1].count(scale)
             result[f'loss_scale_{scale}' + (f'_{number}' if number > 1 else '')] = loss.detach()
@@ -201,7 +202,7 @@ class MultiScaleLoss(nn.Module):
                 f'the output has, got {tuple(target.shape)}.')
         with full_precision(output) as output:
             if self.target == 'upsample':
-                output = enlarge(output, scale, target.shape[-2:])
+                output = enlarge(output, scale, _size_of(target))
             elif self.target == 'soft' and scale > 0 and channels > 1 and (target.ndim == 3 or target.shape[1] == 1):
                 labels = target if target.ndim == 3 else target[:, 0]
                 loss = loss_of_shares(base_loss, output, soft_target(labels, scale, channels, self.ignore_index))
@@ -213,7 +214,7 @@ class MultiScaleLoss(nn.Module):
     def _target_at(self, target: torch.Tensor, output: torch.Tensor, scale: int) -> torch.Tensor:
         if self.target == 'nearest' or scale == 0:
             return resize_target(target, output.shape[-2:])
-        cells = dict(scale=scale, num_classes=max(2, output.shape[1]), ignore_index=self.ignore_index)
+        cells: dict[str, Any] = dict(scale=scale, num_classes=max(2, output.shape[1]), ignore_index=self.ignore_index)
         if self.target == 'soft':
             shares = soft_target(target, **cells)
             if target.ndim == 4:
@@ -241,12 +242,16 @@ def _scales_of(outputs: Sequence[torch.Tensor], target: torch.Tensor) -> list[in
 
 
 def _checked_scales(scales: Sequence[int], outputs: Sequence[torch.Tensor], target: torch.Tensor) -> list[int]:
-    sizes, right = [tuple(output.shape[-2:]) for output in outputs], [scale_size(target.shape[-2:], s) for s in scales]
+    sizes, right = [tuple(output.shape[-2:]) for output in outputs], [scale_size(_size_of(target), s) for s in scales]
     if sizes != right:
         raise ValueError(
             f'The outputs of scales {tuple(scales)} must have the sizes {right} for a target of '
             f'{target.shape[-2]} x {target.shape[-1]}, got {sizes}.')
     return list(scales)
+
+
+def _size_of(target: torch.Tensor) -> tuple[int, int]:
+    return target.shape[-2], target.shape[-1]
 
 
 def _scalar(loss: torch.Tensor) -> torch.Tensor:

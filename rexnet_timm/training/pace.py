@@ -45,6 +45,11 @@ class Pace:
             f'{seconds / number:.3f} s/batch  {self._waited / max(seconds, 1e-9):.0%} waiting for data  '
             f'{peak_memory(self._device) / 1e9:.2f} GB  {_hours(seconds / number * (self._left - number))} left')
 
+    def seconds(self) -> dict[str, float]:
+        """Of the epoch so far: 'batches' done, and the seconds of 'data', waiting for it, and of 'step', the rest."""
+        seconds = time.perf_counter() - self._start
+        return {'batches': self._number, 'data': self._waited, 'step': seconds - self._waited}
+
     def whole(self) -> str:
         """Seconds of the epoch so far, and what of them was waiting for data."""
         seconds = time.perf_counter() - self._start

@@ -259,4 +259,4 @@ def _read(path: str) -> dict[str, Any] | WeightsError:
 
 def remove_rest(folder: str | os.PathLike) -> None:
     """Remove what a killed run was writing in its folder."""
-    remove_parts(folder, r'args\.yaml|summary\.csv|.*\.pth\.tar')
+    remove_parts(folder, r'args\.yaml|run\.json|summary\.csv|times\.csv|.*\.pth\.tar')

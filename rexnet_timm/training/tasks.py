@@ -6,6 +6,7 @@ Segmentation and depth for timm's training task interface (timm/task/task.py): t
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -48,7 +49,7 @@ class _Evaluator:
             device: torch.device | str | None,
             max_samples: int | None,
     ):
-        self.counts = counts
+        self.counts: Any = counts  # of the subclass's kind
         self.criterion = criterion
         self.max_samples = max_samples
         dtype = torch.float32 if torch.device(device or 'cpu').type == 'mps' else torch.float64  # MPS lacks it
@@ -61,7 +62,7 @@ class _Evaluator:
         return (*(() if self.criterion is None else ('loss',)), *self._summary(self.counts))
 
     @torch.no_grad()
-    def update(self, output: torch.Tensor, target: torch.Tensor) -> None:
+    def update(self, output: Any, target: torch.Tensor) -> None:
         """Count a batch: output (N, C, H, W) and target (N, H, W)."""
         if self.max_samples is not None:
             count = max(0, self.max_samples - self.num_samples)
@@ -85,7 +86,7 @@ class _Evaluator:
         """Which pixels count: bool of the target's shape."""
         raise NotImplementedError
 
-    def _summary(self, counts: ConfusionMatrix | DepthErrors) -> dict[str, float]:
+    def _summary(self, counts: Any) -> dict[str, float]:
         return counts.summary()
 
     def compute(self, distributed: bool = False) -> OrderedDict[str, float]:
@@ -199,6 +200,7 @@ class SegmentationTask(ClassificationTask):
     Raises:
         ValueError: More or fewer names than classes.
     """
+    criterion: Any
 
     def __init__(
             self,
@@ -220,9 +222,10 @@ class SegmentationTask(ClassificationTask):
         self.ignore_index = criterion.ignore_index if ignore_index is None else ignore_index
         self.class_names = class_names
         if verbose and class_names is not None and len(set(class_names)) < len(class_names):
-            _logger.warning(f'Several classes have one name, and are reported with their numbers: {", ".join(names)}.')
+            told = ', '.join(names or ())
+            _logger.warning(f'Several classes have one name, and are reported with their numbers: {told}.')
 
-    def create_evaluator(self, **kwargs) -> SegmentationEvaluator:
+    def create_evaluator(self, **kwargs: Any) -> SegmentationEvaluator:
         """A fresh evaluator of the model's evaluation output."""
         return SegmentationEvaluator(
             self.num_classes, self.ignore_index, self.class_names, self.criterion.finest, device=self.device, **kwargs)
@@ -287,7 +290,8 @@ class DepthEvaluator(_Evaluator):
         return valid_depth(target, self.counts.min_depth, self.counts.max_depth)
 
     def _count(self, output: torch.Tensor, target: torch.Tensor) -> None:
-        output = enlarge(output, scale_of(output.shape[-2:], target.shape[-2:]), target.shape[-2:])
+        size = (target.shape[-2], target.shape[-1])
+        output = enlarge(output, scale_of(output.shape[-2:], size), size)
         depth = disparity_to_depth(output[:, 0], self.counts.min_depth, self.counts.max_depth)
         self.counts.update(depth, target)
 
@@ -307,6 +311,7 @@ class DepthTask(ClassificationTask):
         device: Device of the task's tensors.
         verbose: Whether to log the criterion.
     """
+    criterion: Any
 
     def __init__(
             self,
@@ -317,7 +322,7 @@ class DepthTask(ClassificationTask):
     ):
         super().__init__(model, criterion or MultiScaleDepthLoss(), device=device, verbose=verbose)
 
-    def create_evaluator(self, **kwargs) -> DepthEvaluator:
+    def create_evaluator(self, **kwargs: Any) -> DepthEvaluator:
         """A fresh evaluator of the model's output."""
         criterion = self.criterion
         return DepthEvaluator(

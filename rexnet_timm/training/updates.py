@@ -24,8 +24,10 @@ class Precision:
     scaler: torch.amp.GradScaler | None = None
 
     @classmethod
-    def create(cls, device: torch.device, amp: bool = False, amp_dtype: str = 'float16') -> 'Precision':
-        """Mixed precision for a device; where it has no float16, bfloat16 is taken instead and said.
+    def create(
+            cls, device: torch.device, amp: bool = False, amp_dtype: str = 'float16', primary: bool = True,
+    ) -> 'Precision':
+        """Mixed precision for a device; where it has no float16, bfloat16 is taken, as the primary process says.
 
         Raises:
             ValueError: `amp_dtype` is neither 'float16' nor 'bfloat16'.
@@ -34,11 +36,12 @@ class Precision:
             raise ValueError(f"amp_dtype must be 'float16' or 'bfloat16', got {amp_dtype!r}.")
         if not amp:
             return cls()
+        tell = _logger.info if primary else _logger.debug
         if device.type == 'cpu' and amp_dtype == 'float16':
-            _logger.info('AMP on the CPU computes in bfloat16: float16 needs a gradient scaler, which CPUs lack.')
+            tell('AMP on the CPU computes in bfloat16: float16 needs a gradient scaler, which CPUs lack.')
             amp_dtype = 'bfloat16'
         if device.type == 'cuda' and amp_dtype == 'bfloat16' and not torch.cuda.is_bf16_supported():
-            _logger.info('AMP computes in float16: this GPU has no bfloat16.')
+            tell('AMP computes in float16: this GPU has no bfloat16.')
             amp_dtype = 'float16'
         autocast = partial(torch.autocast, device_type=device.type, dtype=getattr(torch, amp_dtype))
         return cls(autocast, torch.amp.GradScaler(device.type) if amp_dtype == 'float16' else None)

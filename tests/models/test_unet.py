@@ -505,7 +505,7 @@ def test_features_only_is_refused():
     (dict(width_mult='abc'), r"width_mult must be a positive number, got 'abc'"),
     (dict(classes='3'), r"classes must be a whole number of at least 1, got '3'"),
     (dict(decoder_type='unet', decoder_channels=(64, 32)), r'encoder_depth = 5 entries, coarsest first, got 2'),
-    (dict(decoder_type='fpn'), r"decoder_type must be 'light', 'dense' or 'unet', got 'fpn'"),
+    (dict(decoder_type='fpn'), "decoder_type must be one of light, dense, unet, or one that a package .* got 'fpn'"),
     (dict(decoder_type='unet', decoder_act_layer='gelu'), r"always 'relu', got 'gelu'"),
     (dict(decoder_interpolation='cubic'), r"'nearest' or 'bilinear', got 'cubic'"),
     (dict(encoder_name='rexnetv1_1_O'), r"Unknown encoder name 'rexnetv1_1_O'.*rexnetv1_1_0"),

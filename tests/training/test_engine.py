@@ -166,6 +166,8 @@ def test_precision_on_the_cpu_is_bfloat16_and_says_so(caplog):
     with precision.autocast():
         assert (torch.randn(2, 2) @ torch.randn(2, 2)).dtype == torch.bfloat16
     assert Precision.create(torch.device('cpu')).scaler is None
+    caplog.clear()
+    assert Precision.create(torch.device('cpu'), amp=True, primary=False).scaler is None and not caplog.text
     with pytest.raises(ValueError, match="'float16' or 'bfloat16', got 'int8'"):
         Precision.create(torch.device('cpu'), amp=True, amp_dtype='int8')
 

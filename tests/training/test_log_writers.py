@@ -1,9 +1,12 @@
 """Numbers for other tools: they arrive, and what fails is told once and leaves the run alone."""
+import io
 import sys
 import types
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from rexnet_timm.training.log_writers import TOOLS, LogWriters, require_tools
 from rexnet_timm.training.pace import Pace, peak_memory
@@ -30,7 +33,7 @@ def packages(monkeypatch):
     found = {}
     for tool in ('wandb', 'trackio'):
         package = types.ModuleType(tool)
-        package.run, package.given = Run(), {}
+        package.run, package.given, package.Image = Run(), {}, lambda picture: ('picture', picture.size)
         package.init = lambda package=package, **given: package.given.update(given) or package.run
         monkeypatch.setitem(sys.modules, tool, package)
         found[tool] = package
@@ -41,8 +44,12 @@ def test_numbers_and_arguments_arrive(packages, tmp_path):
     with LogWriters(['wandb', 'trackio'], str(tmp_path / 'first'), {'lr': 0.1}) as log:
         log.add(0, {'eval_miou': 1.5})
         log.add(1, {'eval_miou': 2.5})
+        log.add_pictures(1, {'predictions': Image.new('RGB', (4, 2))})
+        log.add_pictures(2, {})
     for package in packages.values():
-        assert package.run.logged == [(0, {'eval_miou': 1.5}), (1, {'eval_miou': 2.5})] and package.run.finished
+        assert package.run.logged == [
+            (0, {'eval_miou': 1.5}), (1, {'eval_miou': 2.5}), (1, {'predictions': ('picture', (4, 2))})]
+        assert package.run.finished
         assert package.given['name'] == 'first' and package.given['config'] == {'lr': 0.1}
 
 
@@ -74,12 +81,17 @@ def test_tensorboard_reads_what_is_written(tmp_path):
     pytest.importorskip('tensorboard', reason='needs the extra log')
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    picture = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(2, 4, 3))
     with LogWriters(['tensorboard'], str(tmp_path)) as log:
         log.add(0, {'eval_miou': 1.5, 'lr': float('nan')})
         log.add(1, {'eval_miou': 2.5, 'lr': 0.1})
+        log.add_pictures(1, {'predictions': picture})
     events = EventAccumulator(str(tmp_path / 'tensorboard'))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars('eval_miou')] == [(0, 1.5), (1, 2.5)]
+    (event,) = events.Images('predictions')
+    assert event.step == 1
+    assert np.array_equal(np.array(Image.open(io.BytesIO(event.encoded_image_string))), np.array(picture))
 
 
 def test_the_pace_is_that_of_the_batches(monkeypatch):
