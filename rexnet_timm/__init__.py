@@ -2,14 +2,17 @@
 import os
 from typing import Any
 
+from .data import register_format
 from .deployment.evaluate import evaluate
 from .deployment.export import export
 from .deployment.load import load_model
 from .deployment.predict import Predictor, predict
+from .deployment.report import report
 from .deployment.share import share
 from .disparity import disparity_to_depth
 from .models.any_encoder import create_encoder
 from .models.card import create_model_card
+from .models.decoder import register_decoder
 from .models.depth import ReXDepth
 from .models.encoder import ReXNetV1Encoder
 from .models.fuse import fuse
@@ -17,6 +20,7 @@ from .models.lean import set_lean
 from .models.rexnetv1 import ReXNetV1, ReXNetV1Lite
 from .models.unet import MultiScaleUnet
 from .models.weights import get_preprocessing_params, load_encoder_weights
+from .training.base_losses import register_loss
 from .training.losses import MultiScaleLoss
 from .training.tasks import DepthTask, SegmentationTask
 from .version import __version__
@@ -32,6 +36,7 @@ __all__ = [
     'ReXNetV1Lite',
     'SegmentationTask',
     '__version__',
+    'check',
     'create_encoder',
     'create_model_card',
     'disparity_to_depth',
@@ -42,6 +47,10 @@ __all__ = [
     'load_encoder_weights',
     'load_model',
     'predict',
+    'register_decoder',
+    'register_format',
+    'register_loss',
+    'report',
     'set_lean',
     'share',
     'train',
@@ -68,4 +77,26 @@ def train(data: str | os.PathLike | None = None, **options: Any) -> str:
             fit; a `DatasetError` names the file.
     """
     from .cli.train import train as run  # the command line's room is entered by those who train
+    return run(data, **options)
+
+
+def check(data: str | os.PathLike, **options: Any) -> dict[str, Any]:
+    """Read a data set of masks whole, print what it holds and what is wrong, and how to train on it, as `rexnet check`.
+
+    `rexnet_timm.train('DATA', auto=True)` takes what it proposes.
+
+    Args:
+        data: Folder of the data, or a dataset.yaml.
+        **options: The options of `rexnet check`, with underscores: `num_classes=11`, `results_dir='checked'`.
+            "rexnet check --help" lists them. None leaves the default.
+
+    Returns:
+        What check.json holds: 'level' ('note', 'warning' or 'error'), 'findings', 'splits', 'class_names', 'plan'; a
+        sheet of samples is in check.png beside it.
+
+    Raises:
+        ValueError: An unknown option, a value that its option does not take, or a folder that is no data set; a
+            `DatasetError` names the file.
+    """
+    from .cli.check import check as run
     return run(data, **options)

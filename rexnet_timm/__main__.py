@@ -1,7 +1,9 @@
 """The command `rexnet`, also as `python -m rexnet_timm`: one subcommand for each step from data to a shipped model."""
 import importlib
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from timm.utils import setup_default_logging
 
@@ -16,6 +18,7 @@ COMMANDS = {
     'shards': 'write a data set into a few large files, for training',
     'train': 'train a model of classes, masks or depth',
     'validate': 'measure a trained model on a split of the data',
+    'report': 'show what a run has done in one HTML file, or compare runs',
     'predict': 'predict images: masks, depth or classes',
     'export': 'write a trained model to ONNX, OpenVINO, or a format of torch',
     'app': 'try a trained model on a local page',
@@ -38,6 +41,25 @@ With several processes: torchrun --nproc-per-node N -m rexnet_timm COMMAND ...
 """
 
 
+@contextmanager
+def _log_shown() -> Iterator[None]:
+    """Show the log until the block ends, each line once, whatever showed it before or will: a notebook, a second call.
+    """
+    root = logging.getLogger()
+    level, before = root.level, list(root.handlers)
+    if not any(getattr(handler, 'stream', None) in (sys.stdout, sys.stderr) for handler in before):
+        setup_default_logging()
+    root.setLevel(logging.INFO)
+    own = [handler for handler in root.handlers if handler not in before]
+    logging.getLogger('matplotlib').setLevel(logging.WARNING)  # which tells when it has looked for fonts
+    try:
+        yield
+    finally:
+        for handler in own:
+            root.removeHandler(handler)
+        root.setLevel(level)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; returns its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -52,8 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         problem = f'there is no command {name!r}.{near_names(name, COMMANDS)}' if name else 'a command is needed.'
         print(f'rexnet: error: {problem} "rexnet --help" lists them.', file=sys.stderr)
         return 2
-    setup_default_logging()
-    return importlib.import_module(f'.cli.{name}', __package__).main(argv[1:])
+    with _log_shown():
+        return importlib.import_module(f'.cli.{name}', __package__).main(argv[1:])
 
 
 if __name__ == '__main__':

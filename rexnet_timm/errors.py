@@ -3,7 +3,7 @@ import re
 import sysconfig
 import traceback
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
 
 __all__ = [
@@ -15,12 +15,18 @@ class DatasetError(ValueError):
 
 
 def near_names(name: str, names: Iterable[str], number: int = 3) -> str:
-    """The part of an error message that offers the names nearest to a wrong one; empty where none is near."""
+    """The part of an error message that offers the names nearest to a wrong one; empty where none is near.
+
+    Beside a name that differs by a letter or two, those that are much farther off are left out.
+    """
     near = get_close_matches(name, list(names), number, 0.5)
+    likeness = [SequenceMatcher(None, other, name).ratio() for other in near]
+    if near and likeness[0] >= 0.9:
+        near = [other for other, like in zip(near, likeness, strict=True) if like >= likeness[0] - 0.15]
     return f' Did you mean {" or ".join(near)}?' if near else ''
 
 
-def first_lines(error: Exception, number: int = 3) -> str:
+def first_lines(error: BaseException, number: int = 3) -> str:
     """The first lines of somebody else's error, on one line."""
     return '; '.join(line.strip() for line in str(error).splitlines()[:number])
 

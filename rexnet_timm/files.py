@@ -307,7 +307,7 @@ def build_with_file(
         pretrained_cfg_overlay: Mapping[str, Any] | None = None,
         translate: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         **kwargs: Any,
-) -> nn.Module:
+) -> Any:
     """timm's `create_model` or `build_model_with_cfg`, with a file of pretrained weights read by this file's rules.
 
     Args:
@@ -319,7 +319,7 @@ def build_with_file(
         **kwargs: Its further arguments.
 
     Returns:
-        The model.
+        The model, of the class that `build` makes.
 
     Raises:
         FileNotFoundError: No such file.

@@ -38,7 +38,8 @@ def assert_same(a: Any, b: Any, where: str = '') -> None:
 
 
 def assert_same_runs(alone: Path, stopped: Path, without: Sequence[str] = ()) -> None:
-    """Assert that two folders hold the same run: the same files, summaries, and every bit of every checkpoint.
+    """Assert that two folders hold the same run: the same files, summaries, pictures, and every bit of
+    every checkpoint.
 
     Args:
         alone: Folder of a run.
@@ -48,6 +49,9 @@ def assert_same_runs(alone: Path, stopped: Path, without: Sequence[str] = ()) ->
     names = sorted(path.name for path in alone.iterdir())
     assert names == sorted(path.name for path in stopped.iterdir())
     assert (alone / 'summary.csv').read_bytes() == (stopped / 'summary.csv').read_bytes()
+    pictures = [{str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob('*.png')}
+                for folder in (alone, stopped)]
+    assert pictures[0] == pictures[1]
     for name in names:
         if name.endswith('.tar'):
             contents = [load_checkpoint_file(folder / name) for folder in (alone, stopped)]

@@ -11,11 +11,14 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from ..data.headers import max_pixels
 from ..deployment.app import LOOPBACK, MEGABYTE, PORTS, is_loopback, serve
 from ..deployment.load import HUB, load_model
 from ..deployment.predict import Predictor
 from .build import start_process
-from .parsing import Parser, UsageError, number, report_errors
+from .mistakes import UsageError, report_errors
+from .parsing import Parser
+from .values import Kind, number
 
 __all__ = ['create_parser', 'main', 'run']
 
@@ -23,7 +26,6 @@ SIDE = number(int, at_least=32)
 SHARE = number(float, at_least=0, below=1)
 PORT = number(int, at_least=1, at_most=65535)
 MEGABYTES = number(float, above=0, at_most=1000)
-MEGAPIXELS = number(float, above=0, at_most=178, note=', the most that Pillow opens')
 # What the library calls an argument, and the option that sets it
 _OPTIONS = {'tile': '--tile', 'overlap': '--overlap', 'host must': '--host must', 'port must': '--port must'}
 _SYNONYMS = {
@@ -48,8 +50,16 @@ def create_parser(prog: str = 'rexnet app') -> Parser:
     add('--port', kind=PORT, help='port to listen at', unset=f'the first free one from {PORTS[0]}')
     add('--open', kind=bool, help='open the page in the browser of this machine')
     add('--max-megabytes', kind=MEGABYTES, default=20, help='largest file that may be uploaded')
-    add('--max-megapixels', kind=MEGAPIXELS, default=16, help='largest image that is run')
+    add('--max-megapixels', kind=_megapixels(), default=16, help='largest image that is run')
     return parser
+
+
+def _megapixels() -> Kind:
+    """The kind of the largest image that is run: up to what is read at all."""
+    limit = max_pixels()
+    if limit is None:
+        return number(float, above=0)
+    return number(float, above=0, at_most=limit / 1e6, note=', the most that is read')
 
 
 def run(args: argparse.Namespace, prog: str = 'rexnet app') -> None:

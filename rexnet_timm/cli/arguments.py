@@ -15,16 +15,20 @@ from timm.data.auto_augment import augment_and_mix_transform, auto_augment_trans
 from timm.optim import get_optimizer_info, list_optimizers
 
 from ..files import ENCODER_DOOR, PRETRAINED_DOOR
+from ..training.base_losses import LOSSES
 from ..training.losses import TARGETS, WEIGHTS
 from .data_options import FLAGS, IGNORE_INDEX, add_depth_scale, add_images, add_labels, add_layout
-from .parsing import Kind, Parser, UsageError, find_recipe, number, one_of
+from .kinds import KINDS, kind_of
+from .mistakes import UsageError
+from .parsing import Parser
+from .recipes import find_recipe, read_recipe
 from .resume import ALLOWABLE
+from .values import Kind, number, one_of, one_of_table
 
 __all__ = ['create_train_parser', 'parse_train_args', 'repeatable_args', 'train_args_of', 'train_flags']
 
 SCHEDULES = ('cosine', 'tanh', 'step', 'multistep', 'constant', 'plateau', 'poly', 'wsd', 'rsqrt', 'none')
 INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos')
-LOSSES = ('ce', 'dice', 'focal', 'lovasz')
 DATASETS = ('synthetic', 'synthetic-depth')
 DATASET_SOURCES = ('torch', 'hfds', 'hfids', 'tfds', 'wds')
 
@@ -46,12 +50,6 @@ _LIBRARY_WORDS = {
     PRETRAINED_DOOR: '--pretrained-path', 'as an initial checkpoint instead of resuming it':
     'with --initial-checkpoint instead of --resume', 'scales must': '--scales must',
     'weights must': '--scale-weights must', 'background must': '--background-classes must'}
-
-
-def _loss(word: str) -> str:
-    if not set(word.split('+')) <= set(LOSSES):
-        raise ValueError(word)
-    return word
 
 
 def _scale_weight(word: str) -> str | float:
@@ -90,7 +88,8 @@ CHANGED = one_of(*ALLOWABLE, read=lambda word: word.removeprefix('--').replace('
 OPTIMIZER = one_of(
     *list_optimizers(), rule="one of timm's optimizers (timm.optim.list_optimizers())",
     read=lambda word: word.lower().removeprefix('lookahead_'))
-LOSS = Kind(f"one of {', '.join(LOSSES)}, or a sum such as 'ce+dice'", _loss, LOSSES)
+TASK = one_of_table(KINDS)
+LOSS = one_of_table(LOSSES, sums=True)
 SCALE_WEIGHT = Kind(f'one of {", ".join(WEIGHTS)}, or numbers of at least 0', _scale_weight, tuple(WEIGHTS), 'W')
 DATASET = Kind(
     f'one of {", ".join(DATASETS)}, or a set of timm such as torch/cifar10 ({", ".join(DATASET_SOURCES)}), or left out '
@@ -133,6 +132,7 @@ def _add_data(group: Callable[[str], Callable[..., None]]) -> None:
 def _add_model(group: Callable[[str], Callable[..., None]]) -> None:
     add = group('model')
     add('--model', default='rexnetv1', help='a model of timm, ours included, or an architecture of SMP such as unet')
+    add('--task', kind=TASK, help='what the model learns', unset='what its name tells')
     add('--rex-width-mult', kind=POSITIVE, help='width of rexnetv1, rexnetv1_unet and rexdepth, 1 is standard')
     add('--rex-depth-mult', kind=POSITIVE, help='depth of rexnetv1, rexnetv1_unet and rexdepth, 1 is standard')
     add('--pretrained', kind=bool, help='start from published weights')
@@ -147,7 +147,8 @@ def _add_model(group: Callable[[str], Callable[..., None]]) -> None:
     add('--drop', kind=RATE,
         help='classification: probability of dropout before the classifier', unset='that of the model')
     add('--drop-path', kind=RATE, help='probability of dropping a block', unset='that of the model')
-    add('--model-kwargs', kind=dict, help='further arguments of the model, such as scales=[0,1]')
+    add('--model-kwargs', kind=dict,
+        help='further arguments of the model, such as scales=[0,1]; those of a recipe are for its model only')
     add('--grad-checkpointing', kind=bool, help='compute activations again in the backward pass, for less memory')
     add('--channels-last', kind=bool, help='keep channels innermost in memory')
     add('--torchcompile', nargs='?', const='inductor', metavar='BACKEND',
@@ -207,7 +208,8 @@ def _add_optimization(group: Callable[[str], Callable[..., None]]) -> None:
 
     add = group('schedule')
     add('--epochs', kind=COUNT, default=300, help='epochs, before --cooldown-epochs')
-    add('--lr', kind=POSITIVE, help='learning rate', unset='from --lr-base and the images of an update')
+    add('--lr', kind=POSITIVE, help='learning rate',
+        unset='masks: 2e-3 with nmuon, 1e-3 with adamw; depth: 1e-3 with adamw; else by --lr-base')
     add('--lr-base', kind=POSITIVE, default=0.1, help='learning rate for --lr-base-size images in an update')
     add('--lr-base-size', kind=COUNT, default=256, help='images of an update to which --lr-base belongs')
     add('--lr-base-scale', kind=one_of('', 'linear', 'sqrt'), default='',
@@ -283,10 +285,14 @@ def _add_run(group: Callable[[str], Callable[..., None]]) -> None:
     add('--model-ema-warmup', kind=bool, help='average over few updates at first')
     add('--seed', kind=number(int, at_least=0, at_most=2 ** 31 - 1), default=42, help='seed of all random numbers')
     add('--log-interval', kind=COUNT, default=50, help='batches between two lines of the log')
-    add('--log-tensorboard', kind=bool, help="write the numbers of each epoch for TensorBoard, in the run's folder")
-    add('--log-wandb', kind=bool, help='send the numbers of each epoch to Weights & Biases')
-    add('--log-trackio', kind=bool, help='keep the numbers of each epoch with Trackio')
-    add('--progress', kind=bool, help='a bar instead of lines')
+    add('--log-tensorboard', kind=bool,
+        help="write numbers and pictures of the epochs for TensorBoard, in the run's folder")
+    add('--log-wandb', kind=bool, help='send numbers and pictures of the epochs to Weights & Biases')
+    add('--log-trackio', kind=bool, help='keep numbers and pictures of the epochs with Trackio')
+    add('--progress', kind=bool, help='a bar instead of lines, on a terminal and in a notebook')
+    add('--picture-interval', kind=INDEX, metavar='N',
+        help="epochs between two pictures of predictions in the run's folder, 0 for no pictures",
+        unset='so many that a run has about 30')
     add('--checkpoint-hist', kind=COUNT, default=10, help='checkpoints that are kept')
     add('--recovery-interval', kind=INDEX, default=0, metavar='N',
         help='updates between two checkpoints in the middle of an epoch, 0 for none')
@@ -295,6 +301,7 @@ def _add_run(group: Callable[[str], Callable[..., None]]) -> None:
     add('--output', default='', metavar='DIR', help='folder of the runs', unset='output/train')
     add('--experiment', default='', help='folder of this run in --output', unset='time and model, or that of --resume')
     add('--overwrite', kind=bool, help='replace a run that is in the folder; other files in it stay')
+    add('--report', kind=bool, help="write report.html into the run's folder at the end")
     add('--eval-metric', help='what ranks checkpoints', unset='top1, miou or abs_rel')
 
 
@@ -310,6 +317,10 @@ def create_train_parser(prog: str = 'rexnet train') -> Parser:
     for add in (_add_data, _add_model, _add_multi_scale, _add_segmentation, _add_depth, _add_optimization,
                 _add_augmentation, _add_run):
         add(parser.group)
+    for kind in KINDS.values():
+        for name, value in kind.defaults.items():
+            option = parser.options[name]
+            option.help = f'{option.help} ({kind.name}: {value})'.replace(') (', '; ')
     return parser
 
 
@@ -321,7 +332,7 @@ def train_flags() -> dict[str, str]:
 
 
 def parse_train_args(argv: Sequence[str] | None = None, prog: str = 'rexnet train') -> argparse.Namespace:
-    """Arguments of `rexnet train`: the parser's defaults, a YAML file's over them, the command line's over both.
+    """Arguments of `rexnet train`: the command line's over a YAML file's over the defaults of the kind and the parser.
 
     Args:
         argv: The words after the command; None takes those of the process.
@@ -351,15 +362,19 @@ def train_args_of(values: Mapping[str, Any]) -> argparse.Namespace:
 
 def _complete(parser: Parser, typed: dict[str, Any]) -> argparse.Namespace:
     """All arguments, of those that are given."""
-    recipe = parser.read_recipe(find_recipe(typed['config'])) if 'config' in typed else {}
+    recipe = read_recipe(find_recipe(typed['config']), parser.options, parser.synonyms) if 'config' in typed else {}
     _check_places(recipe, typed)
     for source in (recipe, typed):
         _take_folder(source)
+    if 'model' in recipe and typed.get('model', recipe['model']) != recipe['model']:
+        recipe.pop('model_kwargs', None)  # of another architecture
     for name, value in typed.items():
         if isinstance(value, dict):
             typed[name] = {**recipe.get(name, {}), **value}
     defaults = vars(parser.parse_args([]))
     del defaults['data']
+    said = {**recipe, **typed}
+    defaults |= kind_of(said.get('model', defaults['model']), said.get('task')).defaults_beside(said)
     args = argparse.Namespace(**{**defaults, **recipe, **typed})
     set_by_recipe = {name for name, value in recipe.items() if value != defaults[name]}
     args.given = tuple(sorted((set_by_recipe | typed.keys()) - {'config'}))

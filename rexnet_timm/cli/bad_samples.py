@@ -11,7 +11,8 @@ from ..data import DatasetError, SegmentationFolder
 from ..data.health import BadSample, bad_samples
 from ..deployment.results import write_rows
 from .build import Process
-from .parsing import UsageError, progress_bar
+from .mistakes import UsageError
+from .progress import progress_bar
 
 __all__ = ['leave_out_bad', 'write_bad']
 

@@ -1,20 +1,15 @@
-"""The built-in sets after training: the parts that `rexnet train` learns from and validates on, and a test part."""
+"""Options that name a built-in set, for the commands after training."""
 import argparse
 from collections.abc import Callable
 
 import torch.nn as nn
 from torch.utils.data import Dataset
 
-from ..data import DataDescription, SyntheticDepth, SyntheticShapes
-from ..deployment.samples import num_classes_of
-from .parsing import number, one_of
+from ..data import DataDescription
+from ..deployment.built_in import PARTS, SETS, built_in_set
+from .values import number, one_of
 
 __all__ = ['PARTS', 'SETS', 'add_built_in', 'built_in_part']
-
-SETS = {'synthetic': 'segmentation', 'synthetic-depth': 'depth'}  # and the task of each
-# What is added to the seed, and images as a share of --synthetic-images. Training and validation are those of
-# rexnet train; the test part is seen by neither.
-PARTS = {'train': (0, 1), 'validation': (1, 8), 'val': (1, 8), 'test': (2, 8)}
 
 
 def add_built_in(add: Callable[..., None]) -> None:
@@ -41,8 +36,4 @@ def built_in_part(args: argparse.Namespace, part: str, model: nn.Module, descrip
         raise ValueError(
             f'--dataset {args.dataset} is for {SETS[args.dataset]}, and the model of --checkpoint {args.checkpoint} is '
             f'for {description.task}: pass data of that.')
-    more, share = PARTS[part]
-    length, seed = max(1, args.synthetic_images // share), args.seed + more
-    if description.task == 'depth':
-        return SyntheticDepth(length, tuple(description.input_size or (96, 128)), seed)
-    return SyntheticShapes(length, num_classes=min(6, num_classes_of(model, description)), seed=seed)
+    return built_in_set(part, args.synthetic_images, args.seed, model, description)

@@ -23,16 +23,19 @@ from ..data.plan import Plan
 from ..data.statistics import SplitStatistics
 from ..deployment.pictures import sample_sheet
 from ..files import atomic_path
+from .arguments import create_train_parser
 from .data_options import FLAGS, IGNORE_INDEX, IMAGES, LABELS, add_images, add_labels, add_layout, described
-from .parsing import Parser, UsageError, number, progress_bar, report_errors, with_flags
+from .mistakes import UsageError, report_errors, with_flags
+from .parsing import Parser
 from .planned import MODEL, check_model, default_folder, planned, words_of, write_colors
+from .progress import progress_bar
+from .values import number
 
-__all__ = ['main', 'run']
+__all__ = ['check', 'main', 'run']
 
 COUNT = number(int, at_least=1)
 REPORT, SHEET = 'check.json', 'check.png'
 STATUS = {'note': 0, 'warning': 1, 'error': 2}
-_FIXED = '--opt adamw --lr 2e-3 --epochs 50 --warmup-epochs 2'.split()  # that of the README, whatever the data
 _MOST_LINES = 40  # of classes in a table
 
 
@@ -78,8 +81,12 @@ def _folder(args: argparse.Namespace) -> str:
     return folder
 
 
-def run(args: argparse.Namespace) -> int:
-    """Check as the arguments say, and print it; returns the exit status: 0, 1 with warnings, 2 with errors.
+def run(args: argparse.Namespace, in_python: bool = False) -> dict[str, Any]:
+    """Check as the arguments say, and print it; returns the report, as `as_json` makes it.
+
+    Args:
+        args: Those of `create_parser`.
+        in_python: Whether what is printed has the names and the call of Python, not those of the command line.
 
     Raises:
         ValueError: A folder that is no data set, options that contradict each other, or a file that is there.
@@ -108,12 +115,25 @@ def run(args: argparse.Namespace) -> int:
     if sheet is not None:
         with atomic_path(os.path.join(results_dir, SHEET)) as part:
             sheet.save(part)
-    print(as_text(folder, check, plan, words))
+    print(as_text(folder, check, plan, words, in_python))
     made = [REPORT, *([SHEET] if sheet is not None else [])]
     print(f'\n{" and ".join(made)} in {results_dir}' + (f'; description in {target}' if is_written else ''))
     if target is not None and not is_written:
         print(f'{target} is not written, since there are errors.')
-    return STATUS[check.level]
+    return report
+
+
+def check(data: str | os.PathLike, **options: Any) -> dict[str, Any]:
+    """Check as `rexnet_timm.check` says."""
+    parser = create_parser()
+    try:
+        given = parser.read_values({'data': data, **options})
+        report = run(argparse.Namespace(**{**vars(parser.parse_args([])), **given}), in_python=True)
+        return json.loads(json.dumps(report))  # what a reader of check.json has, lists for tuples
+    except (ValueError, OSError) as error:
+        if len(error.args) == 1 and isinstance(error.args[0], str):
+            error.args = (parser.without_flags(error.args[0]),)
+        raise
 
 
 def _check_results(args: argparse.Namespace, folder: str) -> None:
@@ -170,22 +190,34 @@ def _command(args: argparse.Namespace, folder: str, check: Check, plan: Plan, ta
     splits = {name: value for name, value in (('train_split', args.train_split), ('val_split', args.val_split))
               if value != create_parser().get_default(name)}
     model = {name: value for name in ('model', 'encoder_name', 'in_chans') if (value := getattr(args, name))}
-    return ['rexnet', 'train', data, *words_of(model), *layout, *words_of(splits), *words_of(options), *_FIXED]
+    return ['rexnet', 'train', data, *words_of(model), *layout, *words_of(splits), *words_of(options)]
 
 
-def as_text(folder: str, check: Check, plan: Plan, words: Sequence[str]) -> str:
+def as_text(folder: str, check: Check, plan: Plan, words: Sequence[str], in_python: bool = False) -> str:
     """The report in lines."""
-    flags = {**FLAGS, 'val_share': '--val-share', 'color_map': '--color-map'}
+    flags = {} if in_python else {
+        **FLAGS, 'val_share': '--val-share', 'color_map': '--color-map', 'class_weights': '--class-weights'}
     parts = [f'{folder} is read as {check.description.source}']
     parts += [_split_text(check, split) for split in check.splits.values()]
     levels = {'error': 'ERROR', 'warning': 'Warning', 'note': 'Note'}
     findings = [f'{levels[finding.level]}: {with_flags(finding.text, flags)}' for finding in check.findings]
     parts.append('\n'.join(findings) or 'Nothing is wrong.')
     if words:
-        parts.append('\n'.join(f'{shlex.join(words_of({name: plan.values[name]}))}: {with_flags(reason, flags)}'
+        parts.append('\n'.join(f'{_option(name, plan.values[name], in_python)}: {with_flags(reason, flags)}'
                                for name, reason in plan.reasons.items()))
-        parts.append(f'To train:\n\n{_folded(words)}')
+        parts.append(f'To train:\n\n{_call(words) if in_python else _folded(words)}')
     return '\n\n'.join(parts)
+
+
+def _option(name: str, value: Any, in_python: bool) -> str:
+    return f'{name}={value!r}' if in_python else shlex.join(words_of({name: value}))
+
+
+def _call(words: Sequence[str]) -> str:
+    """The command to train as a call of Python."""
+    options = create_train_parser().given(words[2:])
+    data = options.pop('data')
+    return f"rexnet_timm.train({', '.join([repr(data), *(f'{name}={value!r}' for name, value in options.items())])})"
 
 
 def _folded(words: Sequence[str], width: int = 110) -> str:
@@ -214,15 +246,16 @@ def _split_text(check: Check, split: SplitStatistics) -> str:
         sides = [[size[axis] for size in split.sizes] for axis in (0, 1)]
         more = f', and others from {min(sides[1])} x {min(sides[0])} to {max(sides[1])} x {max(sides[0])}'
         lines.append(f'  sizes   {shown}{more * (len(split.sizes) > 3)}')
-        kinds = ', '.join(f'{form} {mode}, {channels} of {bits} bits ({number})'
+        kinds = ', '.join(f'{" ".join(filter(None, (form, mode)))}, {channels} of {bits} bits ({number})'
                           for (form, mode, bits, channels), number in split.image_kinds.most_common(4))
         lines.append(f'  images  {kinds}')
     if split.mask_kinds:
-        kinds = ', '.join(f'{mode}, {bits} bits ({number})' for (mode, bits), number in split.mask_kinds.most_common(4))
+        kinds = ', '.join(f'{f"{mode}, " * bool(mode)}{bits} bits ({number})'
+                          for (mode, bits), number in split.mask_kinds.most_common(4))
         lines.append(f'  masks   {kinds}')
     if split.mean is not None:
         mean, std = (_values(values / _highest(split)) for values in (split.mean, split.std))
-        lines.append(f'  mean    {mean}   std {std}' + ('' if _highest(split) == 1 else ', of 1'))
+        lines.append(f'  mean    {mean}   std {std}' + ('' if _highest(split) == 1 else ', where 255 is 1'))
     if split.colored:
         lines.append(f'  colours {len(split.colors)} in {split.colored} masks')
     return '\n'.join([*lines, *_table(check, split)])
@@ -279,7 +312,7 @@ def _split_json(check: Check, split: SplitStatistics) -> dict[str, Any]:
                    for (form, mode, bits, channels), number in split.image_kinds.most_common()],
         'masks': [{'mode': mode, 'bits': bits, 'masks': number}
                   for (mode, bits), number in split.mask_kinds.most_common()],
-        'turned': split.turned,
+        'turned': split.turned, 'large': split.large,
         'values': dict(split.dtypes),
         'mean': None if split.mean is None else (split.mean / _highest(split)).tolist(),
         'std': None if split.std is None else (split.std / _highest(split)).tolist(),
@@ -330,6 +363,6 @@ def main(argv: Sequence[str] | None = None, prog: str = 'rexnet check') -> int:
     parser, status = create_parser(prog), [0]
 
     def command() -> None:
-        status[0] = run(parser.parse_args(argv))
+        status[0] = STATUS[run(parser.parse_args(argv))['level']]
 
     return report_errors(prog, command, FLAGS) or status[0]

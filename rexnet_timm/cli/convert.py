@@ -13,7 +13,9 @@ from ..files import SUFFIXES, WeightsError, load_weights_file, save_weights, som
 from ..models.layout import check_shapes, timm_to_naver, to_timm_layout
 from ..models.other_layouts import efficientnet_to_timm, is_efficientnet
 from ..models.weights import model_of
-from .parsing import Parser, UsageError, number, one_of, report_errors
+from .mistakes import UsageError, report_errors
+from .parsing import Parser
+from .values import number, one_of
 
 __all__ = ['convert', 'main']
 

@@ -9,14 +9,14 @@ from ..data import DataDescription, DepthFolder, Layout, SegmentationFolder, des
 from ..data.bands import EIGHT_BITS, PERCENTILE, Scale, scale_of
 from ..data.formats import FORMATS
 from ..data.labels import HIGHEST, LABEL_MAPS, LOWEST
-from .parsing import Kind, number, one_of
+from .values import Kind, number, one_of_table
 
 __all__ = [
     'FLAGS', 'IMAGES', 'LABELS', 'LAYOUT', 'PLANNED', 'add_depth_scale', 'add_images', 'add_labels', 'add_layout',
     'depth_summary', 'described', 'described_depth', 'layout_of', 'read_as', 'scale_words', 'summary']
 
 SHARE = number(float, above=0, below=1)
-DATA_FORMAT = one_of('auto', *FORMATS)
+DATA_FORMAT = one_of_table(FORMATS, 'auto')
 LABEL_MAP = Kind('pairs such as 0:0 255:1, the name of a map or a file', str)
 
 
@@ -34,8 +34,7 @@ LABELS = ('label_map', 'color_map')
 IMAGES = ('bands', 'image_scale')
 # What a run may take from a check of its data
 PLANNED = (
-    'batch_size', 'class_weights', 'color_map', 'ignore_index', 'img_size', 'label_map', 'num_classes', 'scale',
-    'val_share')
+    'batch_size', 'color_map', 'ignore_index', 'img_size', 'label_map', 'num_classes', 'scale', 'val_share')
 # What the library calls an argument, by the option that sets it; "bands" is an English word too
 FLAGS = {
     **{name: f'--{name.replace("_", "-")}' for name in (
@@ -148,7 +147,7 @@ def summary(datasets: tuple[SegmentationFolder, SegmentationFolder]) -> str:
     crops = f', {train_set.crops} crops of each,' if train_set.crops > 1 else ''
     parts = [f'{train_set.root} is read as {train_set.form}',
              f'{len(train_set) // train_set.crops} images to train on{crops} and {len(val_set)} to validate on',
-             f'{max(2, train_set.num_classes)} classes']
+             f'{max(2, train_set.num_classes)} classes{_names(train_set)}']
     if data.color_map:
         parts.append(f'{len(data.color_map)} colours are mapped to them')
     elif data.label_map:
@@ -159,6 +158,13 @@ def summary(datasets: tuple[SegmentationFolder, SegmentationFolder]) -> str:
     if data.ignore_index is not None:
         parts.append(f'label {data.ignore_index} is ignored')
     return ', '.join(parts[:2]) + '; ' + ', '.join(parts[2:]) + '; ' + _images(data)
+
+
+def _names(train_set: SegmentationFolder) -> str:
+    """The first names of the classes, in brackets, where the data tell them: a format may have given the wrong ones."""
+    names = train_set.description.class_names
+    known = [name for index, name in enumerate(names) if name != f'class {index}']
+    return f' ({", ".join(names[:5])}{", ..." if len(names) > 5 else ""})' if known and len(names) > 2 else ''
 
 
 def _images(data: DataDescription) -> str:

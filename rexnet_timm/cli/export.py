@@ -13,7 +13,9 @@ from ..deployment.exported import FORMATS, SMALLEST
 from ..deployment.load import HUB, load_model
 from ..deployment.parity import Comparison
 from ..deployment.quantize import CALIBRATED, MEASURED, Int8Report
-from .parsing import Parser, UsageError, number, one_of, report_errors
+from .mistakes import UsageError, report_errors
+from .parsing import Parser
+from .values import number, one_of
 
 __all__ = ['main']
 
@@ -36,7 +38,7 @@ def create_parser(prog: str = 'rexnet export') -> Parser:
     add('output', metavar='OUTPUT', nargs='?',
         help='file to write, with the ending of its format: ' + ', '.join(
             f'{" or ".join(endings)} ({name})' for name, endings in FORMATS.items()),
-        unset='model in the folder of the checkpoint')
+        unset='model, with --int8 model-int8, in the folder of the checkpoint')
     add('--checkpoint', metavar='RUN', required=True,
         help='folder of a run, a checkpoint in it, a saved folder, or hf-hub:USER/NAME')
     add('--format', kind=FORMAT, help='kind of file', unset='by the ending of OUTPUT')
@@ -67,7 +69,7 @@ def _output(args: argparse.Namespace) -> str:
             folder = '.'
         elif not os.path.isdir(name):
             folder = os.path.dirname(name)
-        path = os.path.join(folder, f'model{FORMATS[args.format][0]}')
+        path = os.path.join(folder, f'model{"-int8" if args.int8 else ""}{FORMATS[args.format][0]}')
     format = format_of(path, args.format)
     files = [path, f'{os.path.splitext(path)[0]}.bin'] if format == 'openvino' else [path]
     there = [file for file in files if os.path.exists(file) and not os.path.isdir(file)]

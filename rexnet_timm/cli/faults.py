@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 import torch
 
 from ..errors import first_lines, sample_error_message
+from ..training.record import RECORD
 
 __all__ = ['FULL', 'fault_of', 'safe_after', 'what_is_safe']
 
@@ -53,7 +54,7 @@ def _memory(text: str) -> str:
 def safe_after(folder: str | None) -> Iterator[None]:
     """Let an error of a run carry what is safe in its folder, as `what_is_safe` tells it.
 
-    Where the run has written nothing but its arguments, its folder goes, so that it is in nobody's way.
+    Where the run has written nothing but its arguments and its record, its folder goes, so that it is in nobody's way.
 
     Args:
         folder: Of the run, in the process that writes in it; None in the others.
@@ -89,7 +90,7 @@ def _what_is_safe(folder: str) -> str:
 
 def _remove_arguments(folder: str) -> None:
     with suppress(OSError):
-        for name in ('args.yaml', _LOCK):
+        for name in ('args.yaml', RECORD, _LOCK):
             with suppress(FileNotFoundError):
                 os.remove(os.path.join(folder, name))
         os.rmdir(folder)  # unless there is more in it

@@ -4,9 +4,9 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from .parsing import UsageError
+from .mistakes import UsageError
 
-__all__ = ['NAME', 'folder_lock']
+__all__ = ['NAME', 'folder_lock', 'refuse_folder_in_use']
 
 NAME = 'lock'
 
@@ -53,3 +53,10 @@ def folder_lock(folder: str) -> Iterator[None]:
         with suppress(OSError):  # the folder may have gone
             os.unlink(path)
         file.close()
+
+
+def refuse_folder_in_use(folder: str) -> None:
+    """Raise UsageError where another process holds a folder, before its files are read, which that one replaces."""
+    if os.path.exists(os.path.join(folder, NAME)):
+        with folder_lock(folder):
+            pass

@@ -21,7 +21,8 @@ from .build import Process, create_model, in_channels, start_process
 from .data_options import FLAGS, PLANNED, described
 from .kinds import kind_of
 from .kinds.base import least_batch
-from .parsing import UsageError, progress_bar, with_flags
+from .mistakes import UsageError, with_flags
+from .progress import progress_bar
 
 __all__ = ['MODEL', 'check_model', 'default_folder', 'planned', 'with_plan', 'words_of', 'write_colors']
 
@@ -105,7 +106,7 @@ def planned(args: argparse.Namespace, folder: str, check: Check, color_file: str
 
 def _add_batch(plan: Plan, args: argparse.Namespace, num_classes: int, images: int, process: Process) -> None:
     """Add the batch size to a plan: what fits into the memory, and leaves some batches in an epoch."""
-    kind = kind_of(args.model)
+    kind = kind_of(args.model, args.task)
     size = args.input_size[1:] if args.input_size else (args.img_size,) * 2
     input_size = (in_channels(args), *size)
     with torch.random.fork_rng(devices=[]):
@@ -154,9 +155,7 @@ def _plan_values(args: argparse.Namespace, process: Process) -> dict[str, Any]:
     plan = plan_of(check)
     if check.colors_are_proposed:
         plan.add('color_map', write_colors(default_folder(args.data_dir), check), '')
-    unused = {
-        *args.given, *(['img_size'] if args.input_size else []), *(['scale'] if args.no_aug else []),
-        *(['class_weights'] if 'ce' not in args.seg_loss.split('+') else [])}
+    unused = {*args.given, *(['img_size'] if args.input_size else []), *(['scale'] if args.no_aug else [])}
     for name in unused & plan.values.keys():
         del plan.values[name]
     if 'batch_size' not in unused and check.train in check.splits:

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ..data.description import IMAGE_EXTENSIONS
 from ..data.geo import is_scene, require_rasterio
@@ -30,7 +29,10 @@ from ..files import atomic_path
 from .build import Process, start_process
 from .built_in import SETS, add_built_in, built_in_part
 from .data_options import FLAGS, add_images, read_as
-from .parsing import VIEW, Parser, UsageError, number, one_of, report_errors, views, with_flags
+from .mistakes import UsageError, report_errors, with_flags
+from .parsing import Parser
+from .progress import Progress
+from .values import VIEW, number, one_of, views
 
 __all__ = ['create_parser', 'find_images', 'main', 'predict']
 
@@ -39,7 +41,7 @@ TABLE = 'predictions.csv'
 IMAGES = 'images'  # in the output folder: those of a built-in set
 TOP = 5  # classes in a row of the table
 SCENES = (
-    'A TIFF with a georeference, or with more than 178 million pixels, is read and written by windows, whatever its '
+    'A TIFF with a georeference, or with more than 89 million pixels, is read and written by windows, whatever its '
     "size (pip install 'rexnet-timm[geo]'), and its result is a .tif that lies where it lies: mask has one band with "
     'the palette of the classes, or metres of depth; prob a float32 band for each class; overlay is RGB. Its bands '
     'must be those of the training, unless --bands says where these are. Where it has no data (nodata value, mask, '
@@ -82,6 +84,9 @@ def create_parser(prog: str = 'rexnet predict') -> Parser:
         help='png: whole millimetres in 16 bits, 65535 for 65.535 m and everything beyond; tiff: metres in float32')
     add('--original-labels', kind=bool,
         help='write masks with the labels, or colours, that those of the training data had, instead of the classes')
+    add('--no-legend', kind=bool,
+        help='write overlays at the size of their images, without the names of the classes, or the range of depth, '
+             'below them')
     add('--overwrite', kind=bool, help='replace results that exist; without it nothing runs if there is one')
     add_images(parser.group('how images are read, where they are not as in training'), 'as in training')
     add = parser.group('how it is predicted')
@@ -173,6 +178,8 @@ def _ending(args: argparse.Namespace, task: str) -> str:
     if args.original_labels and (task != 'segmentation' or args.output_type != 'mask'):
         raise UsageError(
             f'--original-labels is for masks, and this is {args.output_type} of a model of {task}: leave it out.')
+    if args.no_legend and args.output_type != 'overlay':
+        raise UsageError(f'--no-legend is for overlays, and this is {args.output_type}: leave it out.')
     if args.output_type == 'prob':
         return '.npy'
     return '.tif' if args.depth_format == 'tiff' else '.png'
@@ -238,19 +245,19 @@ def _reason(error: Exception) -> str | None:
     return None
 
 
-def _write(prediction: Prediction, target: Path, output_type: str, original_labels: bool = False) -> None:
+def _write(prediction: Prediction, target: Path, args: argparse.Namespace) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    if output_type != 'overlay':
-        prediction.save(target, original_labels)
+    if args.output_type != 'overlay':
+        prediction.save(target, args.original_labels)
         return
-    picture = prediction.overlay(1. if prediction.depth is not None else 0.5)
+    picture = prediction.overlay(1. if prediction.depth is not None else 0.5, legend=not args.no_legend)
     with atomic_path(target) as part:
         picture.save(part)
 
 
 def _write_scene(predictor: Predictor, source: Path, target: Path, output_type: str, is_silent: bool) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tqdm(unit='window', desc=source.name, leave=False, file=sys.stderr, disable=is_silent) as bar:
+    with Progress(unit='window', desc=source.name, disable=is_silent) as bar:
 
         def progress(done: int, number: int) -> None:
             bar.total = number
@@ -284,6 +291,7 @@ def predict(args: argparse.Namespace, prog: str = 'rexnet predict') -> int:
     images = find_images(args.input, args.output) if args.input else {}
     model = load_model(args.checkpoint, process.device)
     describe(model, read_as(args, description_of(model)))
+    description_of(model).require_known_task()
     task, output = description_of(model).task, Path(args.output)
     ending, (flips, zooms) = _ending(args, task), _views(args.tta or (), task)
     scenes = _scenes(args, images, task)
@@ -346,7 +354,7 @@ def _predict_all(
 ) -> tuple[list[list[Any]], int]:
     """Predict the images of this process; returns rows of the table of a classifier, and how many images failed."""
     rows, failed = [], 0
-    bar = tqdm(targets, unit='image', file=sys.stderr, disable=not process.primary)
+    bar = Progress(targets, unit='image', leave=True, disable=not process.primary)
     for source, target in bar:
         try:
             with torch.autocast(process.device.type, enabled=args.amp):
@@ -358,7 +366,7 @@ def _predict_all(
             if predictor.task == 'classification':
                 rows.append([str(source), *(word for name, score in prediction.top(TOP) for word in (name, score))])
             else:
-                _write(prediction, target, args.output_type, args.original_labels)
+                _write(prediction, target, args)
         except Exception as error:
             reason = _reason(error)
             if reason is None:

@@ -20,10 +20,13 @@ from timm.models import safe_model_name
 
 from ..files import load_checkpoint_file
 from ..plain_text import load_yaml
+from ..training.record import RECORD
 from ..training.saver import load_newest, position_of, remove_rest
+from ..training.summary import SUMMARY, TIMES
 from .build import Process
 from .data_options import LABELS, LAYOUT, PLANNED
-from .parsing import UsageError
+from .lock import refuse_folder_in_use
+from .mistakes import UsageError
 
 __all__ = [
     'ALLOWABLE', 'AUTO', 'Changes', 'Origin', 'changes_of', 'facts_of', 'find_origin', 'from_primary', 'make_folder']
@@ -37,14 +40,15 @@ PROCESSES, IMAGES = 'processes', 'training_images'  # what is compared beside th
 _NO_EFFECT = {
     'allow_changed', 'checkpoint_hist', 'config', 'data', 'dist_timeout', 'experiment', 'initial_checkpoint',
     'log_interval', 'log_tensorboard', 'log_trackio', 'log_wandb', 'max_skipped', 'no_resume_opt', 'output',
-    'overwrite', 'pin_mem', 'pretrained', 'pretrained_path', 'progress', 'recovery_interval', 'resume', 'workers'}
+    'overwrite', 'picture_interval', 'pin_mem', 'pretrained', 'pretrained_path', 'progress',
+    'recovery_interval', 'report', 'resume', 'workers'}
 # Options of the network: with others, its weights do not fit.
 _NETWORK = {'encoder_name', 'in_chans', 'model', 'num_classes', 'rex_depth_mult', 'rex_width_mult'}
 # What decides of which images which batch consists.
 _BATCHES = {
     'batch_size', 'class_map', 'data_dir', 'dataset', 'grad_accum_steps', 'seed', 'synthetic_images', 'train_split',
     PROCESSES, IMAGES, *LAYOUT}
-_FIXED = _BATCHES | set(LABELS) | {'ignore_index', 'model_kwargs', 'opt', 'scales', 'val_split'}
+_FIXED = _BATCHES | set(LABELS) | {'ignore_index', 'model_kwargs', 'opt', 'scales', 'task', 'val_split'}
 # What the optimizer and its schedule are built from; others than these leave them as the checkpoint has them.
 _OPTIMIZER = {
     'cooldown_epochs', 'decay_epochs', 'decay_milestones', 'decay_rate', 'epochs', 'eval_metric', 'lr', 'lr_k_decay',
@@ -110,6 +114,7 @@ def _find_origin(args: argparse.Namespace) -> Origin:
     folder = _named_folder(args) if args.experiment else _newest_alike(args)
     if folder is None or not _files_of_run(folder):
         return Origin()
+    refuse_folder_in_use(folder)
     found = load_newest(folder)
     return Origin(folder, *found) if found else Origin(folder)
 
@@ -154,7 +159,7 @@ def _refuse_another_run(args: argparse.Namespace) -> None:
 
 
 def _files_of_run(folder: str) -> list[str]:
-    return [path for pattern in ('args.yaml', 'summary.csv', '*.pth.tar')
+    return [path for pattern in ('args.yaml', RECORD, SUMMARY, TIMES, '*.pth.tar')
             for path in glob.glob(os.path.join(glob.escape(folder), pattern))]
 
 

@@ -4,10 +4,7 @@ rexnet shards DATA OUT
 rexnet shards OUT --verify
 """
 import argparse
-import sys
 from collections.abc import Sequence
-
-from tqdm import tqdm
 
 from ..data.stream import DEFAULT_SIZE, verify_shards, write_shards
 from .data_options import (
@@ -20,7 +17,10 @@ from .data_options import (
     described,
     described_depth,
 )
-from .parsing import Parser, UsageError, number, one_of, report_errors
+from .mistakes import UsageError, report_errors
+from .parsing import Parser
+from .progress import Progress
+from .values import number, one_of
 
 __all__ = ['create_parser', 'main', 'run']
 
@@ -63,18 +63,18 @@ def run(args: argparse.Namespace) -> None:
             'OUT is needed, the folder of the shards.' if args.out is None
             else f'--verify reads the shards in {args.data!r} and writes none: leave {args.out!r} out.')
     if args.verify:
-        with tqdm(unit='file', file=sys.stderr) as bar:
+        with Progress(unit='file') as bar:
             number_of_files = verify_shards(args.data, lambda name: bar.update())
         print(f'{number_of_files} files in {args.data} are as they were written')
         return
     is_depth = args.task == 'depth'
     data = described_depth(args, args.data) if is_depth else described(args, args.data, args.ignore_index)
-    with tqdm(unit='image', file=sys.stderr) as bar:
+    with Progress(unit='image') as bar:
 
         def progress(split: str, done: int, of: int) -> None:
-            bar.set_description(split, refresh=False)
-            bar.total, bar.n = of, done
-            bar.update(0)
+            if done == 1:
+                bar.begin(split, of)
+            bar.update()
 
         manifest = write_shards(data, args.out, args.shard_size * 2 ** 20, args.overwrite, progress)
     for name, part in manifest['splits'].items():

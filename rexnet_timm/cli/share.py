@@ -16,7 +16,8 @@ from ..deployment.load import CHECKPOINTS, HUB, load_model
 from ..deployment.results import RESULTS
 from ..deployment.share import WEIGHTS, share
 from ..plain_text import load_yaml
-from .parsing import Parser, UsageError, report_errors
+from .mistakes import UsageError, report_errors
+from .parsing import Parser
 
 __all__ = ['main', 'run']
 

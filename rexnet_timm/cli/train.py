@@ -6,8 +6,11 @@ Several:     torchrun --nproc-per-node 2 -m rexnet_timm train DATA --model rexne
 import argparse
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +19,16 @@ import torch.nn as nn
 import yaml
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.task import TrainingTask
-from timm.utils import random_seed
+from timm.utils import random_seed, unwrap_model
 
+from ..data import DataDescription
 from ..data.health import BadSample
+from ..data.parquet import no_stream
+from ..deployment.run_pictures import RunPictures, default_interval
 from ..files import atomic_path
 from ..training.engine import Precision, check_metric, fit
 from ..training.log_writers import TOOLS, LogWriters, require_tools
+from ..training.record import RunRecord
 from ..training.run_state import RunState
 from ..training.saver import Saver, plain_history
 from ..training.signals import StopRequest
@@ -36,11 +43,15 @@ from .build import (
     start_process,
     synchronize_batch_norm,
 )
+from .epoch_pictures import EpochPictures
 from .faults import safe_after
 from .kinds import Batches, Kind, kind_of
 from .lock import folder_lock
-from .parsing import Parser, report_errors
+from .mistakes import report_errors
+from .parsing import Parser
 from .planned import with_plan
+from .progress import is_shown_live
+from .report import report_after, require_report
 from .resume import AUTO, Changes, Origin, changes_of, facts_of, find_origin, from_primary, make_folder
 
 __all__ = ['main', 'run', 'train']
@@ -66,21 +77,32 @@ class _Parts:
     decreasing: bool  # whether a lower metric is better
 
 
-def run(args: argparse.Namespace) -> str:
-    """Train as the arguments say; returns the folder of the run, in every process."""
-    with ExitStack() as stack:
-        return _run(args, stack)
+def run(args: argparse.Namespace, command: str = '') -> str:
+    """Train as the arguments say; returns the folder of the run, in every process.
 
-
-def _run(args: argparse.Namespace, stack: ExitStack) -> str:
+    Args:
+        args: Of `parse_train_args`.
+        command: What was typed, for the record of the run.
+    """
+    require_report(args.report)
     process = start_process(args.device, args.dist_timeout)
+    with ExitStack() as stack:
+        folder = _run(args, process, command, stack)
+    if args.report and process.distributed:
+        torch.distributed.destroy_process_group()  # the report is the work of one
+    if args.report and process.primary:
+        report_after(folder, process.device)
+    return folder
+
+
+def _run(args: argparse.Namespace, process: Process, command: str, stack: ExitStack) -> str:
     random_seed(args.seed, process.rank)
     if process.primary:
         _logger.info(
             f'{process.world_size} process(es) on {process.device.type}, {args.batch_size} images each and '
             f'{args.grad_accum_steps} batch(es) in an update')
 
-    kind = kind_of(args.model)
+    kind = kind_of(args.model, args.task)
     kind.check(args)
     require_tools(_log_tools(args))
     origin = find_origin(args, process)
@@ -99,9 +121,10 @@ def _run(args: argparse.Namespace, stack: ExitStack) -> str:
     lr_scheduler, epochs = create_scheduler_v2(
         parts.optimizer, updates_per_epoch=updates_per_epoch, **scheduler_kwargs(args, parts.decreasing))
     # what rebuilds the model and prepares its images, beside the arguments of the run
+    description = kind.description(args, parts.model, parts.eval_set)
     arguments = argparse.Namespace(
         **record, network=saved_network(args, parts.num_classes, kind.without_effect),
-        description=kind.description(args, parts.model, parts.eval_set).to_dict())
+        description=description.to_dict())
     state = RunState(
         parts.task, parts.optimizer, lr_scheduler, parts.precision.scaler, arguments=arguments, facts=facts,
         rank=process.rank, world_size=process.world_size)
@@ -131,20 +154,62 @@ def _run(args: argparse.Namespace, stack: ExitStack) -> str:
             yaml.safe_dump(record, file, default_flow_style=False)
         write_bad(folder, parts.bad_samples)
     stack.enter_context(safe_after(folder if process.primary else None))
+    stack.enter_context(_recorded(command, parts, state, process, folder, epochs, origin.folder is not None))
     stop = stack.enter_context(StopRequest(process.world_size))
     log = stack.enter_context(LogWriters(_log_tools(args) if process.primary else (), folder, record))
+    tell = _after_epoch(args, parts, description, folder, (state.epoch, epochs), log) if process.primary else None
     best_metric, best_epoch = fit(
         parts.task, parts.train_loader, parts.eval_loader, parts.optimizer, epochs, lr_scheduler=lr_scheduler,
         precision=parts.precision, eval_metric=parts.eval_metric, output_dir=folder, dist_bn=args.dist_bn,
         primary=process.primary, channels_last=args.channels_last, recovery_interval=args.recovery_interval,
         state=state, mixup_fn=kind.mixup(args, parts.num_classes, process), grad_accum_steps=args.grad_accum_steps,
-        clip_grad=args.clip_grad, clip_mode=args.clip_mode, log_interval=args.log_interval, progress=args.progress,
-        seed=args.seed, max_skipped=args.max_skipped, stop=stop, log=log.add)
+        clip_grad=args.clip_grad, clip_mode=args.clip_mode, log_interval=args.log_interval,
+        progress=args.progress and is_shown_live(), seed=args.seed, max_skipped=args.max_skipped, stop=stop, log=tell)
     if process.distributed:
         torch.distributed.barrier()  # the primary process is still writing; older releases hang if a peer is gone then
     if best_metric is not None:
         _logger.info(f'Best {parts.eval_metric} {best_metric:.4g} in epoch {best_epoch}; checkpoints in {folder}')
     return folder
+
+
+def _recorded(
+        command: str, parts: _Parts, state: RunState, process: Process, folder: str, epochs: int, goes_on: bool,
+) -> AbstractContextManager:
+    """Notes this start of the run in its folder, and its end."""
+    if not process.primary:
+        return nullcontext()
+    facts = {
+        'command': command, 'place': os.getcwd(), 'epoch': state.epoch, 'epochs': epochs, 'task': parts.kind.name,
+        'decreasing': parts.decreasing, 'processes': process.world_size,
+        'parameters': sum(parameter.numel() for parameter in parts.model.parameters()),
+        'training_images': _length(parts.train_loader.dataset), 'validation_images': _length(parts.eval_set)}
+    return RunRecord(folder, facts, process.device, goes_on)
+
+
+def _length(dataset: Any) -> int | None:
+    return len(dataset) if hasattr(dataset, '__len__') else None
+
+
+def _after_epoch(
+        args: argparse.Namespace,
+        parts: _Parts,
+        description: DataDescription,
+        folder: str,
+        span: tuple[int, int],
+        log: LogWriters,
+) -> Callable[[int, Mapping[str, float]], None]:
+    """What gives the numbers of an epoch to the logs, and then draws; `span` is where the run begins and ends."""
+    start, end = span
+    every = default_interval(end) if args.picture_interval is None else args.picture_interval
+    draw = EpochPictures(
+        RunPictures(folder, parts.eval_set, description, every, end, start),
+        lambda: unwrap_model(parts.task.get_eval_model(ema=parts.task.has_ema())), log)
+
+    def tell(epoch: int, values: Mapping[str, float]) -> None:
+        log.add(epoch, values)
+        draw(epoch)
+
+    return tell
 
 
 def _log_tools(args: argparse.Namespace) -> list[str]:
@@ -165,7 +230,7 @@ def _build(args: argparse.Namespace, kind: Kind, process: Process) -> tuple[argp
         model = synchronize_batch_norm(model, process.device)
     lr = learning_rate(args, process.world_size)
     optimizer = create_optimizer(args, model, lr)
-    precision = Precision.create(process.device, args.amp, args.amp_dtype)
+    precision = Precision.create(process.device, args.amp, args.amp_dtype, process.primary)
     task = kind.task(args, model, num_classes, datasets[1], process)
     if args.model_ema:
         task.setup_ema(decay=args.model_ema_decay, use_warmup=args.model_ema_warmup)
@@ -176,9 +241,12 @@ def _build(args: argparse.Namespace, kind: Kind, process: Process) -> tuple[argp
     if args.torchcompile:
         task.compile(backend=args.torchcompile)
     if process.distributed:
-        task.prepare_distributed(
-            device_ids=[process.device] if process.device.type == 'cuda' else None,
-            broadcast_buffers=not args.no_ddp_bb)
+        with warnings.catch_warnings():
+            # newer torch has another name, which sends buffers once even where each process is to keep its own
+            warnings.filterwarnings('ignore', '.*broadcast_buffers.*', FutureWarning)
+            task.prepare_distributed(
+                device_ids=[process.device] if process.device.type == 'cuda' else None,
+                broadcast_buffers=not args.no_ddp_bb)
     return args, _Parts(
         kind, num_classes, model, train_loader, eval_loader, datasets[1], bad, lr, optimizer, precision, task,
         eval_metric, decreasing)
@@ -254,10 +322,14 @@ def warn_of_slow_average(args: argparse.Namespace, updates: int) -> None:
 
 def train(data: str | os.PathLike | None = None, **options: Any) -> str:
     """Train as `rexnet_timm.train` says; returns the folder of the run."""
+    if data is not None and not isinstance(data, (str, os.PathLike)):
+        raise ValueError(no_stream(data) if not hasattr(data, '__len__') else (
+            f'data must be the path of the data, got {type(data).__name__}: pass the folder of its files.'))
     parser = create_train_parser()
     try:
         with _log_shown(parser):
-            return run(train_args_of({'data': data, **options}))
+            words = ([] if data is None else [repr(data)]) + [f'{name}={value!r}' for name, value in options.items()]
+            return run(train_args_of({'data': data, **options}), f'rexnet_timm.train({", ".join(words)})')
     except (ValueError, OSError) as error:
         if len(error.args) == 1 and isinstance(error.args[0], str):
             error.args = (parser.without_flags(error.args[0]),)
@@ -300,7 +372,8 @@ def main(argv: Sequence[str] | None = None, prog: str = 'rexnet train') -> int:
     """Train from a command line; returns the exit status. Mistakes of the user end with one line."""
     def command() -> None:
         try:
-            run(parse_train_args(argv, prog))
+            words = sys.argv[1:] if argv is None else argv
+            run(parse_train_args(words, prog), shlex.join([*prog.split(), *words]))
         finally:
             if torch.distributed.is_initialized():
                 torch.distributed.destroy_process_group()

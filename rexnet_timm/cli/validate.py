@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..data import DataDescription, Layout
+from ..data.formats import is_there
 from ..deployment.evaluate import evaluate
 from ..deployment.load import HUB, describe, description_of, load_model
 from ..deployment.results import summary_row, write_rows
@@ -28,7 +29,9 @@ from .data_options import (
     described_depth,
     read_as,
 )
-from .parsing import VIEW, Parser, UsageError, number, one_of, report_errors, views
+from .mistakes import UsageError, report_errors
+from .parsing import Parser
+from .values import VIEW, number, one_of, views
 
 __all__ = ['main', 'run']
 
@@ -98,6 +101,7 @@ def _check_together(args: argparse.Namespace) -> None:
 
 def _check_task(args: argparse.Namespace, model: Any, description: DataDescription) -> None:
     """Refuse options that the model's task does not have."""
+    description.require_known_task()
     options = (('--tile', args.tile), ('--tta', args.tta), ('--scales', args.scales))
     given = ', '.join(flag for flag, value in options if value)
     if given and description.task != 'segmentation':
@@ -113,7 +117,7 @@ def _check_task(args: argparse.Namespace, model: Any, description: DataDescripti
 def _folder(args: argparse.Namespace, description: DataDescription) -> DataDescription | str:
     """What is validated on: a folder described by the options, and else as the model knows its data."""
     folder = args.data if args.data is not None else args.data_dir
-    if description.task == 'classification' or not os.path.exists(folder):
+    if description.task == 'classification' or not is_there(folder):
         return folder
     if description.task == 'depth':
         return described_depth(args, folder, description)
@@ -232,4 +236,5 @@ def main(argv: Sequence[str] | None = None, prog: str = 'rexnet validate') -> in
 
     return report_errors(prog, command, {
         **FLAGS, 'batch_size': '--batch-size', 'flips': '--tta', 'zooms': '--tta', 'overwrite': '--overwrite',
-        'results_dir': '--results-dir'})
+        'results_dir': '--results-dir', 'name one of them as the split': 'name one of them by --split',
+        'take another split': 'take another --split'})

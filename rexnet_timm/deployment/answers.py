@@ -15,7 +15,7 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from ..data.images import read_header
+from ..data.headers import read_header
 from ..errors import DatasetError
 from .load import describe
 from .predict import MAX_COLORS, Prediction, Predictor, read_any
@@ -63,8 +63,12 @@ class Answer:
         """
         if self.preview.scores is not None:
             return self.preview.picture()
-        shown = None if not hidden else [index for index in self.shares if index not in hidden]
-        return self.preview.overlay(alpha, shown)
+        return self.preview.overlay(alpha, [index for index in self.shares if index not in hidden])
+
+    @property
+    def background(self) -> frozenset[int]:
+        """The classes that are left out until they are asked for."""
+        return self.preview.description.background(self.preview.num_classes)
 
 
 class Answerer:

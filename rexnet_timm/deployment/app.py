@@ -129,7 +129,12 @@ class Page:
         return self._gr.skip() if earlier is None else earlier.paint(opacity, _hidden(earlier, ticked))
 
     def _show(
-            self, path: str, scale: float, opacity: float, hidden: Collection[int] = (), earlier: Answer | None = None,
+            self,
+            path: str,
+            scale: float,
+            opacity: float,
+            hidden: Collection[int] = (),
+            earlier: Answer | None = None,
     ) -> dict[Any, Any]:
         try:
             answer = self.answerer(Path(path), scale, earlier)
@@ -138,6 +143,8 @@ class Page:
             if text is None:
                 raise
             return self._refuse(text)
+        # a background that has not been listed before is off, as it is at first
+        hidden = {*hidden, *(answer.background - set(() if earlier is None else _listed(earlier)))}
         listed, visible = _listed(answer), self._gr.update(visible=True)
         return {
             self.state: answer, self.problem: self._gr.update(visible=False), self.result: visible,
@@ -245,6 +252,7 @@ def serve(
     port = _free_port(host, PORTS if port is None else (port,))
     with TemporaryDirectory(prefix='rexnet-app-') as folder, _environment(
             GRADIO_TEMP_DIR=os.path.join(folder, 'gradio'), GRADIO_ANALYTICS_ENABLED='False',
+            HF_HUB_DISABLE_TELEMETRY='True',  # which Gradio sets itself, and would leave set
             no_proxy=_without_proxy(host)):
         facts += f' Images may have up to {max_bytes / MEGABYTE:g} MB and {max_pixels / 1e6:g} megapixels.'
         page = Page(Answerer(predictor, max_pixels, folder), title, facts.strip())

@@ -43,9 +43,9 @@ def evaluate(
     """Validate a model by the metrics of its task.
 
     Each image is taken at its own size, and padded at the right and the bottom only as far as the network needs it,
-    which does not count. In a process group, every process must call this; each image is counted once, and all
-    processes get the same results. Rates are in percent, the expected calibration error too; a ratio without a pixel is
-    NaN, and no mean includes it.
+    which does not count; one of more pixels than Pillow takes in tiles, each of which counts as an image. In a process
+    group, every process must call this; each image is counted once, and all processes get the same results. Rates are
+    in percent, the expected calibration error too; a ratio without a pixel is NaN, and no mean includes it.
 
     Args:
         model: A model of `load_model`, on the device where it shall run; it is put into evaluation mode. Or a task in
@@ -82,7 +82,8 @@ def evaluate(
             counts, or results that exist and may not be replaced; a DatasetError names the file.
     """
     if isinstance(model, TrainingTask):
-        return evaluate_task(model, data)
+        batches: Any = data
+        return evaluate_task(model, batches)
     description = description_of(model)
     if batch_size < 1:
         raise ValueError(f'batch_size must be at least 1, got {batch_size}.')
@@ -91,13 +92,14 @@ def evaluate(
         raise ValueError(
             f'tile, flips, zooms and scales are for segmentation, and the model is for {description.task}: leave them '
             'out.')
-    if scales and (not hasattr(model, 'forward_scales') or len(model.scales) < 2):
+    own_scales: Any = getattr(model, 'scales', ()) if hasattr(model, 'forward_scales') else ()
+    if scales and len(own_scales) < 2:
         raise ValueError('scales needs a multi-scale U-Net with several scales, and the model has one: leave it out.')
     samples = samples_of(model, description, data, split)
     if results_dir is not None and not overwrite:
         _check_new(results_dir)
     options = dict(tile=tile, overlap=overlap, flips=tuple(flips), zooms=tuple(zooms)) if uses_infer else None
-    keys = (FINEST, *(model.scales if scales else ()))
+    keys = (FINEST, *(own_scales if scales else ()))
     runner = RUNNERS[description.task](model.eval(), samples.description, amp, keys, options)
 
     scores = {key: runner.scores() for key in keys}
@@ -112,7 +114,7 @@ def evaluate(
             'task': description.task, 'split': split, 'images': len(samples), **runner.facts(),
             **scores[FINEST].summary(), 'per_image': scores[FINEST].per_image()}
         if scales:
-            results['scales'] = {scale: scores[scale].summary() for scale in model.scales}
+            results['scales'] = {scale: scores[scale].summary() for scale in own_scales}
         if _rank() == 0 and tell is not None:
             tell(results)
         if _rank() == 0 and results_dir is not None:

@@ -113,15 +113,16 @@ def export(
         normalize = format in ('onnx', 'openvino') and not is_deep
     if int8:
         _check_int8(format, description, half, calibration, num_calibration_images)
+        assert calibration is not None
         calibration_samples(model, calibration)  # before the work begins
     elif calibration is not None:
         raise ValueError('calibration is for int8 only: set int8, or leave it out.')
-    network = _single_output(model, scale)
+    network: Any = _single_output(model, scale)
     stride = network.encoder.output_stride if getattr(network, 'requires_divisible_input_shape', False) else 1
     if stride > 1:
         network.requires_divisible_input_shape = False  # SMP's check, which the padding takes the place of
     reference = _Shipped(network, description, normalize, stride)
-    example = example_images(EXAMPLE if size is None else (EXAMPLE[0], *size), description, normalize)
+    example = example_images(EXAMPLE if size is None else (EXAMPLE[0], size[0], size[1]), description, normalize)
     with _any_size(size), torch.no_grad():
         num_classes = reference(example).shape[1]
     if argmax:
@@ -157,7 +158,7 @@ def export(
         part, *_ = [stack.enter_context(atomic_path(file)) for file in paths]  # of one stem, as OpenVINO wants it
         with _quiet():
             whole = content()
-        if not int8:
+        if calibration is None:  # nor int8
             return compare(save(whole, part), reference, half)
         return _export_int8(whole, part, save, reference, calibration, num_calibration_images)
 
@@ -195,6 +196,8 @@ def format_of(path: str | os.PathLike, format: str | None = None) -> str:
 
 class _Shipped(nn.Module):
     """From images as a file takes them to what it returns."""
+    factor: torch.Tensor
+    offset: torch.Tensor
 
     def __init__(
             self, network: nn.Module, description: DataDescription, normalize: bool, stride: int,
@@ -272,7 +275,7 @@ def _check_argmax(model: nn.Module, num_classes: int) -> None:
 def _metadata(
         description: DataDescription, normalize: bool, output: str, num_classes: int, size: Sequence[int] | None,
 ) -> dict[str, str]:
-    told = nn.Module()
+    told: Any = nn.Module()
     told.num_classes = num_classes
     describe(told, description)
     values = {

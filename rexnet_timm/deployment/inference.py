@@ -6,7 +6,7 @@ window and, of the row of windows before it, the rows that the next one shares (
 """
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -305,7 +305,7 @@ def infer_pieces(
         overlap: float = 0.25,
         flips: Sequence[str] = (),
         zooms: Sequence[float] = (1.,),
-) -> Iterator[Piece]:
+) -> Generator[Piece, None, None]:
     """What `infer` returns, in parts, each as soon as it is final: one for each window, row after row.
 
     The memory that it takes does not depend on the height of the image, and of its width only the rows that two rows

@@ -15,19 +15,21 @@ from huggingface_hub import snapshot_download
 from ..archives import ArchiveError, check_saved
 from ..data.description import DataDescription
 from ..errors import first_lines
+from ..extensions import NotImportedError, missing_of
 from ..files import load_checkpoint_file
 from ..models.depth import ReXDepth
-from ..models.factory import create_network, network_of
+from ..models.factory import create_network, imports_of, network_of
 from ..models.weights import load_weights
 from ..plain_text import load_json
 
-__all__ = ['HUB', 'SAVED', 'describe', 'description_of', 'load_model']
+__all__ = ['HUB', 'IMPORTS', 'SAVED', 'describe', 'description_of', 'load_model']
 
 _logger = logging.getLogger(__name__)
 
 CHECKPOINTS = ('model_best.pth.tar', 'last.pth.tar')  # of a run's folder, the best first
 HUB = 'hf-hub:'
-SAVED = '_description'  # SMP leaves out names with an underscore when it builds from its configuration
+# SMP leaves out names with an underscore when it builds from its configuration
+SAVED, IMPORTS = '_description', '_imports'
 
 
 def load_model(source: str | os.PathLike, device: str | torch.device = 'cpu') -> nn.Module:
@@ -73,16 +75,20 @@ def describe(model: nn.Module, description: DataDescription) -> nn.Module:
     'std' of each channel, of values that are then brought from 0 to 1 into 'value_range'.
     """
     scale = description.reading['scale']
-    model.description = description
-    model.class_names = list(description.class_names)
-    model.colors = [tuple(color) for color in description.palette(max(2, _num_classes(model))).tolist()]
-    model.ignore_index = description.ignore_index
-    model.preprocessing = {
+    told: Any = model
+    told.description = description
+    told.class_names = list(description.class_names)
+    told.colors = [tuple(color) for color in description.palette(max(2, _num_classes(model))).tolist()]
+    told.ignore_index = description.ignore_index
+    told.preprocessing = {
         'mean': list(description.mean), 'std': list(description.std), 'value_range': list(description.value_range),
         'in_chans': description.in_chans, 'bands': list(description.bands),
         'image_scale': [list(pair) for pair in scale] if isinstance(scale, tuple) else scale}
     if isinstance(model, smp.base.SegmentationModel):
         model.config[SAVED] = description.to_dict()
+        imports = imports_of(type(model), model.config)
+        if imports:
+            model.config[IMPORTS] = imports
     return model
 
 
@@ -92,7 +98,7 @@ def description_of(model: nn.Module) -> DataDescription:
     return description if isinstance(description, DataDescription) else _default_description(model)
 
 
-def _num_classes(model: nn.Module) -> int:
+def _num_classes(model: Any) -> int:
     if hasattr(model, 'num_classes'):
         return model.num_classes
     return model.config['classes'] if isinstance(model, smp.base.SegmentationModel) else 1
@@ -129,6 +135,8 @@ def _from_checkpoint(path: str) -> nn.Module:
     try:
         # with room for parts that are replaced while it is built, and for files of half precision
         model = create_network(network, 4 * os.path.getsize(path) + 2 ** 22)
+    except NotImportedError as error:
+        raise NotImportedError(error.modules, error.reason, repr(path)) from error
     except (ValueError, TypeError) as error:
         raise ValueError(f'{path!r} does not tell a network that can be built: {first_lines(error, 1)}') from error
     load_weights(model, path)
@@ -153,13 +161,22 @@ def _network_of_older(arguments: Mapping[str, Any]) -> dict[str, Any] | None:
     return network_of('timm', name.split('.')[0], {'in_chans': in_chans, 'num_classes': classes, **given})
 
 
+def _runs_in(folder: str) -> str:
+    """The part of an error that names the runs in a folder of runs, the newest first."""
+    runs = [entry for entry in os.scandir(folder) if entry.is_dir() and any(
+        os.path.isfile(os.path.join(entry, file)) for file in CHECKPOINTS)]
+    paths = [entry.path for entry in sorted(runs, key=lambda entry: entry.stat().st_mtime, reverse=True)]
+    return f', but holds runs: take {" or ".join(map(repr, paths[:3]))}' if paths else ''
+
+
 def _from_folder(folder: str, name: str) -> nn.Module:
     """The model of a folder that `save_pretrained` or `save_for_hf` wrote; `name` is what the user calls it."""
     path = os.path.join(folder, 'config.json')
     if not os.path.isfile(path):
         raise ValueError(
             f'A model is loaded from the folder of a run, with {" or ".join(CHECKPOINTS)}, or from one of '
-            f'save_pretrained, with config.json; {name!r} has neither.')
+            f'save_pretrained, with config.json; {name!r} has neither{_runs_in(folder)}.')
+    config = None
     try:
         with open(path, encoding='utf-8') as file:
             config = load_json(file.read())
@@ -174,6 +191,9 @@ def _from_folder(folder: str, name: str) -> nn.Module:
         else:
             raise ValueError('it names no model')
     except (ArchiveError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        missing = missing_of(config.get(IMPORTS)) if isinstance(config, dict) else []
+        if missing:
+            raise NotImportedError(missing, first_lines(error, 1), repr(name)) from error
         raise ValueError(f'{name!r} cannot be loaded by its config.json: {first_lines(error, 1)}') from error
     saved = config.get(SAVED)
     return describe(model, DataDescription.from_dict(saved) if saved else _default_description(model)).eval()

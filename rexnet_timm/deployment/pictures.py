@@ -1,18 +1,20 @@
 """Pictures: predictions beside input and truth, confusion of classes, and measurements as bars and curves."""
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 __all__ = [
-    'colorize', 'colorize_depth', 'confusion_picture', 'draw_bars', 'draw_curve', 'error_map', 'prediction_sheet',
-    'sample_sheet', 'to_picture', 'worst_sheet']
+    'MOST_NAMES', 'class_sheet', 'colorize', 'colorize_depth', 'confusion_picture', 'depth_error_map', 'draw_bars',
+    'draw_curve', 'error_map', 'paint_over', 'prediction_sheet', 'sample_sheet', 'to_picture', 'with_legend',
+    'with_scale', 'worst_sheet']
 
 IGNORED_COLOR = (60, 60, 60)
 MARGIN = 8
 TEXT_SIZE = 15
+MOST_NAMES = 40  # of classes in a legend that has all of them
 
 
 def colorize(labels: torch.Tensor, palette: np.ndarray) -> Image.Image:
@@ -86,26 +88,104 @@ def _draw_legend(
         names: Sequence[str],
         palette: np.ndarray,
         font: ImageFont.FreeTypeFont,
+        size: int = TEXT_SIZE,
 ) -> None:
     for (x, y), name, color in zip(places, names, palette, strict=True):
-        draw.rectangle((x, top + y, x + TEXT_SIZE, top + y + TEXT_SIZE), fill=tuple(color.tolist()), outline='black')
-        draw.text((x + TEXT_SIZE + MARGIN, top + y), name, fill='black', font=font)
+        draw.rectangle((x, top + y, x + size, top + y + size), fill=tuple(color.tolist()), outline='black')
+        draw.text((x + size + MARGIN, top + y), name, fill='black', font=font)
 
 
 def _labels(logits: torch.Tensor) -> torch.Tensor:
     return (logits[0] > 0).long() if logits.shape[0] == 1 else logits.argmax(0)
 
 
-def _legend_places(names: Sequence[str], font: ImageFont.FreeTypeFont, width: int) -> list[tuple[int, int]]:
+def _legend_places(
+        names: Sequence[str], font: ImageFont.FreeTypeFont, width: int, size: int = TEXT_SIZE) -> list[tuple[int, int]]:
     """Left upper corner of each entry, broken into lines of at most `width`."""
     places, x, y = [], MARGIN, MARGIN
     for name in names:
-        entry = TEXT_SIZE + 3 * MARGIN + round(font.getlength(name))
+        entry = size + 3 * MARGIN + round(font.getlength(name))
         if x > MARGIN and x + entry > width:
-            x, y = MARGIN, y + TEXT_SIZE + MARGIN
+            x, y = MARGIN, y + size + MARGIN
         places.append((x, y))
         x += entry + MARGIN
     return places
+
+
+def paint_over(
+        picture: Image.Image,
+        labels: torch.Tensor | np.ndarray,
+        palette: np.ndarray,
+        alpha: float = 0.5,
+        unpainted: Collection[int] = (),
+) -> Image.Image:
+    """Lay the colours of classes over a picture.
+
+    Args:
+        picture: RGB.
+        labels: (H, W) integer labels of its pixels; labels outside the palette are painted dark grey.
+        palette: (num_classes, 3) uint8 RGB colours.
+        alpha: Share of the colours, 0 (only the picture) to 1 (only colours).
+        unpainted: Classes whose pixels stay as they are.
+
+    Returns:
+        RGB picture of the same size.
+    """
+    labels = torch.as_tensor(labels)
+    painted = Image.blend(picture, colorize(labels, palette), alpha)
+    if not unpainted:
+        return painted
+    stay = torch.isin(labels.cpu(), torch.tensor(sorted(unpainted), dtype=labels.dtype))
+    return Image.composite(picture, painted, Image.fromarray(stay.numpy()))
+
+
+def with_legend(picture: Image.Image, class_names: Sequence[str], palette: np.ndarray) -> Image.Image:
+    """A picture above the names of classes beside their colours, in letters that fit its width.
+
+    Args:
+        picture: RGB; where it is narrower than a name, white is added at its right.
+        class_names: The names; without one the picture comes back.
+        palette: (len(class_names), 3) uint8 RGB colours.
+    """
+    if not class_names:
+        return picture
+    size = _text_size(picture)
+    font = ImageFont.load_default(size)
+    width = max(picture.width, *(size + 4 * MARGIN + round(font.getlength(name)) for name in class_names))
+    places = _legend_places(class_names, font, width, size)
+    result = Image.new('RGB', (width, picture.height + places[-1][1] + size + 2 * MARGIN), 'white')
+    result.paste(picture)
+    _draw_legend(ImageDraw.Draw(result), places, picture.height, class_names, palette, font, size)
+    return result
+
+
+def with_scale(picture: Image.Image, colors: np.ndarray, low: str, high: str) -> Image.Image:
+    """A picture above a bar of colours with what its ends stand for.
+
+    Args:
+        picture: RGB.
+        colors: (number, 3) uint8 RGB colours from the left to the right end of the bar.
+        low: Text left of it.
+        high: Text right of it.
+    """
+    size = _text_size(picture)
+    font = ImageFont.load_default(size)
+    left, right = (round(font.getlength(text)) + 2 * MARGIN for text in (low, high))
+    width = max(picture.width, left + right + 3 * size)
+    result = Image.new('RGB', (width, picture.height + size + 2 * MARGIN), 'white')
+    result.paste(picture)
+    top = picture.height + MARGIN
+    bar = Image.fromarray(colors[None]).resize((width - left - right, size), Image.Resampling.BILINEAR)
+    result.paste(bar, (left, top))
+    draw = ImageDraw.Draw(result)
+    draw.text((MARGIN, top), low, fill='black', font=font)
+    draw.text((width - right + MARGIN, top), high, fill='black', font=font)
+    return result
+
+
+def _text_size(picture: Image.Image) -> int:
+    """Height of letters that are as easily read on a picture of any width, once it is shown whole."""
+    return min(96, max(11, picture.width // 45))
 
 
 def to_picture(image: torch.Tensor) -> Image.Image:
@@ -120,6 +200,15 @@ def error_map(prediction: torch.Tensor, target: torch.Tensor, ignore_index: int 
     if ignore_index is not None:
         kind[target == ignore_index] = 2
     return colorize(kind, np.array([(236, 236, 236), (214, 40, 40)], dtype=np.uint8))
+
+
+def depth_error_map(prediction: torch.Tensor, target: torch.Tensor, known: torch.Tensor) -> Image.Image:
+    """Where a depth (H, W) is wrong: from light to red at 50 % of the true depth; dark grey where that is not known."""
+    target = target.cpu().double()
+    share = ((prediction.cpu().double() - target).abs() / target.where(known, 1.) / 0.5).clamp(0, 1)[..., None]
+    right, wrong, none = (torch.tensor(color).double() for color in ((236, 236, 236), (214, 40, 40), IGNORED_COLOR))
+    colors = torch.where(known[..., None], right + (wrong - right) * share.nan_to_num(1.), none)
+    return Image.fromarray(colors.round().to(torch.uint8).numpy())
 
 
 def colorize_depth(depth: torch.Tensor, low: float, high: float) -> Image.Image:
@@ -169,11 +258,52 @@ def worst_sheet(
         for column, tile in enumerate(tiles):
             # nearest keeps thin errors where a map is enlarged, and the average keeps them where it is shrunk
             resample = Image.Resampling.BOX if tile.width > width else Image.Resampling.NEAREST
-            sheet.paste(tile.resize((width, height), resample), (MARGIN + column * (width + MARGIN), y))
+            x = MARGIN + column * (width + MARGIN)
+            draw.rectangle((x - 1, y - 1, x + width, y + height), outline='#d0d0d0')  # tiles may be white
+            sheet.paste(tile.resize((width, height), resample), (x, y))
         y += height
     if legend:
         _draw_legend(draw, legend, top, class_names, palette, font)
     return sheet
+
+
+def class_sheet(
+        cells: Sequence[tuple[Image.Image, Sequence[tuple[str, bool | None]]]],
+        columns: int = 4,
+        width: int = 200,
+) -> Image.Image:
+    """Pictures in rows, each above its lines of text.
+
+    Args:
+        cells: Picture and lines of each; a line is a text and whether it is right (green), wrong (red) or neither.
+        columns: Pictures in a row.
+        width: Of a picture, into which it is fitted; texts that are wider are cut.
+
+    Returns:
+        RGB picture.
+    """
+    font, line = ImageFont.load_default(TEXT_SIZE), TEXT_SIZE + 4
+    lines = max(len(texts) for _, texts in cells)
+    step = width + MARGIN, width + lines * line + 2 * MARGIN
+    rows = -(-len(cells) // columns)
+    sheet = Image.new('RGB', (min(columns, len(cells)) * step[0] + MARGIN, rows * step[1] + MARGIN), 'white')
+    draw = ImageDraw.Draw(sheet)
+    for index, (picture, texts) in enumerate(cells):
+        x, y = MARGIN + index % columns * step[0], MARGIN + index // columns * step[1]
+        shown = ImageOps.contain(picture, (width, width))
+        sheet.paste(shown, (x + (width - shown.width) // 2, y + width - shown.height))
+        for place, (text, is_right) in enumerate(texts):
+            color = {None: 'black', True: '#1a7f37', False: '#b42318'}[is_right]
+            draw.text((x, y + width + 2 + place * line), _cut(text, font, width), fill=color, font=font)
+    return sheet
+
+
+def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f'{text}...') > width:
+        text = text[:-1]
+    return f'{text}...'
 
 
 def sample_sheet(

@@ -1,5 +1,6 @@
 """Predictions of single images: any image in, and a mask, depth or scores of it out."""
 import csv
+import io
 import os
 import shlex
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -21,7 +22,8 @@ from torchvision.transforms.v2 import functional as F
 from ..data.bands import EIGHT_BITS, Scale, as_channels, as_uint8, scaled
 from ..data.description import DataDescription
 from ..data.geo import Scene, Window, is_scene
-from ..data.images import IMAGE_MODES, TooLargeError, convert, max_pixels, read_image, upright
+from ..data.headers import TooLargeError, max_pixels
+from ..data.images import IMAGE_MODES, convert, read_image, upright
 from ..disparity import disparity_to_depth
 from ..errors import DatasetError
 from ..files import atomic_path
@@ -38,6 +40,7 @@ from .inference import (
     only_size,
 )
 from .load import description_of
+from .pictures import MOST_NAMES, paint_over, with_legend, with_scale
 from .scenes import write_scene
 
 __all__ = ['Prediction', 'Predictor', 'predict', 'read_any']
@@ -74,6 +77,19 @@ class Prediction:
     depth: np.ndarray | None = None
     scores: np.ndarray | None = None
 
+    def __repr__(self) -> str:
+        height, width = self.image.shape[-2:]
+        best = f', {", ".join(f"{name} {score:.2f}" for name, score in self.top(3))}' if self.scores is not None else ''
+        return f'<Prediction of {self.description.task}, {width} x {height}{best}>'
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows: the overlay; of a classifier, which has none, it shows the text."""
+        if self.scores is not None:
+            return None
+        file = io.BytesIO()
+        self.overlay().save(file, 'png')
+        return file.getvalue()
+
     def class_name(self, index: int) -> str:
         """The name of a class, or its number where there are no names."""
         names = self.description.class_names
@@ -86,30 +102,39 @@ class Prediction:
         order = np.argsort(-self.scores, kind='stable')[:number]
         return [(self.class_name(int(index)), float(self.scores[index])) for index in order]
 
-    def overlay(self, alpha: float = 0.5, classes: Collection[int] | None = None) -> Image.Image:
+    def overlay(
+            self, alpha: float = 0.5, classes: Collection[int] | None = None, legend: bool = False) -> Image.Image:
         """The image, painted over with the colours of its classes, or of its depth, near ones light.
 
         Args:
             alpha: Share of the colours, 0 (only the image) to 1 (only colours).
-            classes: The classes that are painted; None paints all.
+            classes: The classes that are painted; None paints all but the background, see
+                `DataDescription.background`.
+            legend: Whether names and colours of the painted classes stand below the image, or the range of its depth.
 
         Returns:
-            RGB picture of the size of the image.
+            RGB picture of the size of the image, or with a legend higher.
         """
         if not 0 <= alpha <= 1:
             raise ValueError(f'alpha must be from 0 to 1, got {alpha}.')
-        if self.mask is not None:
-            colors = self.description.palette(min(self.num_classes, MAX_COLORS))
-            colors = colors[self.mask % len(colors)]
-        elif self.depth is not None:
-            colors = _paint_depth(self.depth)
-        else:
+        if self.depth is not None:
+            painted = Image.blend(self.picture(), Image.fromarray(_paint_depth(self.depth)), alpha)
+            return _with_range(painted, self.depth) if legend else painted
+        if self.mask is None:
             raise ValueError('overlay needs a mask or depth, and a classifier gives neither: take scores or top().')
-        picture = self.picture()
-        painted = Image.blend(picture, Image.fromarray(colors), alpha)
-        if classes is None or self.mask is None:
+        every = range(self.num_classes)
+        colors = self.description.palette(min(self.num_classes, MAX_COLORS))
+        colors = colors[np.arange(self.num_classes) % len(colors)]
+        unpainted = self.description.background(self.num_classes) if classes is None else set(every).difference(classes)
+        painted = paint_over(self.picture(), self.mask.astype(np.int64), colors, alpha, unpainted)
+        if not legend:
             return painted
-        return Image.composite(painted, picture, Image.fromarray(np.isin(self.mask, list(classes))))
+        listed = [index for index in every if index not in unpainted]
+        if len(listed) > MOST_NAMES:  # those that can be seen, the largest first
+            counts = np.bincount(self.mask.ravel(), minlength=self.num_classes)
+            seen = [index for index in listed if counts[index]]
+            listed = sorted(seen, key=lambda index: -counts[index])[:MOST_NAMES]
+        return with_legend(painted, [self.class_name(index) for index in listed], colors[listed])
 
     def picture(self) -> Image.Image:
         """The image in RGB: its first three channels, or its first as grey where it has no three."""
@@ -185,6 +210,7 @@ class Prediction:
             limits = np.iinfo(np.uint16)
             pixels = np.rint(self.depth.astype(np.float64) * MILLIMETRES).clip(limits.min, limits.max)
             return Image.fromarray(pixels.astype(np.uint16)), {'pnginfo': info}
+        assert self.mask is not None
         if self.mask.dtype == np.int64:
             raise ValueError(
                 f'A mask in PNG has at most 65536 classes, got {self.num_classes}: save the array mask itself.')
@@ -228,6 +254,7 @@ class Predictor:
             keep_probabilities: bool = True,
     ) -> None:
         self.description = description_of(model)
+        self.description.require_known_task()
         self.task = self.description.task
         check_views(tile, overlap, flips, zooms)
         if self.task == 'classification' and tile is not None:
@@ -254,7 +281,7 @@ class Predictor:
         if tile is None and self.task != 'classification':
             tile = size
         self.sees_whole = self.task == 'depth' and tile in (None, size)
-        self.views = dict(tile=tile, overlap=overlap, flips=tuple(flips), zooms=tuple(zooms))
+        self.views: dict[str, Any] = dict(tile=tile, overlap=overlap, flips=tuple(flips), zooms=tuple(zooms))
         self.keep_probabilities = keep_probabilities
         self.transform = None
         if self.task == 'classification':
@@ -349,8 +376,10 @@ class Predictor:
         """What makes maps of the network's output."""
         if self.task == 'depth':
             return disparities
-        return partial(class_votes, num_classes=max(2, self.model.num_classes)) if self.returns_classes \
-            else class_probabilities
+        if not self.returns_classes:
+            return class_probabilities
+        model: Any = self.model
+        return partial(class_votes, num_classes=max(2, model.num_classes))
 
     def _prediction(self, image: torch.Tensor, maps: torch.Tensor, keep_probabilities: bool) -> Prediction:
         """Of an image (channels, h, w) and its maps (K, h, w), on any device."""
@@ -371,7 +400,7 @@ class Predictor:
         if self.sees_whole and self.description.input_size is not None:
             resized = at_trained_size(image, self.description)
             if resized is not image:
-                depth = depth_at(torch.from_numpy(self._dense(resized).depth)[None], tuple(image.shape[-2:]))
+                depth = depth_at(torch.from_numpy(self._dense(resized).depth)[None], (image.shape[-2], image.shape[-1]))
                 return Prediction(image, self.description, depth=depth[0].numpy())
         whole: dict[str, np.ndarray] = {}
         for top, left, part, _ in self.pieces(image, self.keep_probabilities):
@@ -387,6 +416,7 @@ class Predictor:
 
     @torch.no_grad()
     def _classification(self, image: torch.Tensor) -> Prediction:
+        assert self.transform is not None
         crop = self._prepare(torch.as_tensor(self.transform(F.to_pil_image(image)))[None])
         copies = [crop, *(crop.flip(FLIPS[flip]) for flip in self.views['flips'])]
         logits = self.model(torch.cat(copies))
@@ -489,7 +519,16 @@ def _paint_depth(depth: np.ndarray) -> np.ndarray:
     """uint8 (H, W, 3) colours of depth (H, W): by its inverse, from the farthest to the nearest of the image."""
     inverse = 1 / depth
     low, high = inverse.min(), inverse.max()
-    place = (inverse - low) / max(high - low, np.finfo(np.float32).tiny)
+    return _depth_colors((inverse - low) / max(high - low, np.finfo(np.float32).tiny))
+
+
+def _depth_colors(place: np.ndarray) -> np.ndarray:
+    """uint8 (..., 3) colours of places from 0, the farthest, to 1, the nearest."""
     steps = np.linspace(0, 1, len(_DEPTH_COLORS))
     channels = [np.interp(place, steps, _DEPTH_COLORS[:, channel]) for channel in range(3)]
     return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+
+
+def _with_range(picture: Image.Image, depth: np.ndarray) -> Image.Image:
+    nearest, farthest = (f'{value:.3g} m' for value in (depth.min(), depth.max()))
+    return with_scale(picture, _depth_colors(np.linspace(1, 0, 256)), nearest, farthest)

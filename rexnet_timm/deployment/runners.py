@@ -2,6 +2,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -10,10 +11,10 @@ from torchvision import tv_tensors
 
 from ..data import DataDescription
 from ..data.bands import as_uint8
-from ..disparity import disparity_to_depth
+from ..disparity import disparity_to_depth, valid_depth
 from ..grid import enlarge
 from .inference import at_trained_size, depth_at
-from .pictures import colorize, colorize_depth, error_map, to_picture
+from .pictures import colorize, colorize_depth, depth_error_map, error_map, paint_over, to_picture
 from .samples import num_classes_of
 from .scores import ClassScores, DepthScores, Scores, SegmentationScores
 
@@ -74,13 +75,26 @@ class Runner:
         """What stands above them."""
         raise NotImplementedError
 
+    def coarse_scales(self) -> Sequence[int]:
+        """The scales of a multi-scale network but the finest."""
+        return tuple(getattr(self.model, 'scales', ()))[1:]
+
+    def at_scales(self, image: torch.Tensor) -> dict[int | None, torch.Tensor]:
+        """Predictions of a dense network, of an image (C, H, W) as it takes it.
+
+        Returns:
+            `FINEST` and the coarse scales with maps of classes or depth: (H, W), and of scale s (ceil(H / 2**s),
+            ceil(W / 2**s)) of the size at which the network runs.
+        """
+        raise NotImplementedError
+
     def facts(self) -> dict[str, Any]:
         """What the results tell of the model."""
         return {}
 
-    def legend(self) -> tuple[Any, ...]:
+    def legend(self) -> tuple[Sequence[str], np.ndarray | None]:
         """Names and colours of the classes, where the sheet shows them."""
-        return ()
+        return (), None
 
     def padded(self, size: Size) -> Size:
         """What an image of a size is padded to. ValueError where the network takes only a smaller one."""
@@ -153,6 +167,20 @@ class _Segmentation(Runner):
         answers = {key: self._decide(value) for key, value in logits.items()}
         return {FINEST: answers[min(answers)], **answers}
 
+    def coarse_scales(self) -> Sequence[int]:
+        return super().coarse_scales() if hasattr(self.model, 'forward_scales') else ()
+
+    def at_scales(self, image: torch.Tensor) -> dict[int | None, torch.Tensor]:
+        images = self.stack([image])
+        with self.autocast():
+            if not self.coarse_scales():
+                outputs = {FINEST: self.model(images)}
+            else:
+                outputs = self.model.forward_scales(images)
+                finest = min(outputs)
+                outputs[FINEST] = enlarge(outputs.pop(finest).float(), finest, (images.shape[-2], images.shape[-1]))
+        return {key: _of_image(self._decide(output)[0][0], image, key) for key, output in outputs.items()}
+
     def _decide(self, output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Predicted classes (N, H, W) and their probabilities, of logits or of a map of classes."""
         number = len(self.class_names)
@@ -180,19 +208,32 @@ class _Segmentation(Runner):
     def caption(self, row: dict[str, Any]) -> str:
         return f'{row["image"]}    mIoU {row["miou"]:.1f}'
 
-    def legend(self) -> tuple[Any, ...]:
+    def legend(self) -> tuple[Sequence[str], np.ndarray | None]:
         return self.class_names, self.description.palette(len(self.class_names))
 
     def tiles(self, image: Any, target: Any, output: tuple) -> list[Image.Image]:
         palette, ignored = self.description.palette(len(self.class_names)), self.description.ignore_label
         prediction, target = output[0].cpu(), target.as_subclass(torch.Tensor).cpu().long()
-        shown = target if ignored is None else target.masked_fill(target == ignored, -1)  # which may be a class
-        return [_picture(image), colorize(shown, palette), colorize(prediction, palette),
+        return [_picture(image), colorize(_shown(target, ignored), palette), colorize(prediction, palette),
                 error_map(prediction, target, ignored)]
 
     def example(self, image: Any, target: Any, output: tuple) -> list[Image.Image]:
-        picture, truth, prediction, _ = self.tiles(image, target, output)
-        return [picture, Image.blend(picture, truth, 0.5), Image.blend(picture, prediction, 0.5)]
+        palette, ignored = self.description.palette(len(self.class_names)), self.description.ignore_label
+        picture, background = _picture(image), self.description.background(len(self.class_names))
+        truth = _shown(target, ignored)
+        return [picture, *(paint_over(picture, labels, palette, 0.5, background) for labels in (truth, output[0]))]
+
+
+def _shown(target: torch.Tensor, ignored: int | None) -> torch.Tensor:
+    """Labels (H, W) with -1 for those that do not count, whose number may be that of a class."""
+    target = target.as_subclass(torch.Tensor).cpu().long()
+    return target if ignored is None else target.masked_fill(target == ignored, -1)
+
+
+def _of_image(values: torch.Tensor, image: torch.Tensor, scale: int | None) -> torch.Tensor:
+    """The part of a map of a scale that is of the image (C, H, W), without what the image was padded by."""
+    height, width = (-(-side // 2 ** (scale or 0)) for side in image.shape[-2:])
+    return values[:height, :width]
 
 
 class AtScale(nn.Module):
@@ -210,7 +251,8 @@ class AtScale(nn.Module):
 
 
 class _Depth(Runner):
-    titles = example_titles = ('input', 'truth', 'prediction')
+    titles = ('input', 'truth', 'prediction', 'errors')
+    example_titles = ('input', 'truth', 'prediction')
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -221,17 +263,39 @@ class _Depth(Runner):
 
     def run(self, batch: Sequence[tuple[int, torch.Tensor, Any]]) -> Iterator[tuple[int, Any, dict[int | None, tuple]]]:
         images = self.stack([at_trained_size(image, self.description) for _, image, _ in batch])
-        with self.autocast():
-            output = self.model(images)
-        scale = 0
-        if not isinstance(output, torch.Tensor):  # {('disp', scale): disparity}
-            scale = min(key[1] for key in output)
-            output = output['disp', scale]
-        depth = disparity_to_depth(enlarge(output.float(), scale, tuple(images.shape[-2:]))[:, 0], *self.range)
+        depths = self._depths(images)
         for place, (index, image, target) in enumerate(batch):
             height, width = self.description.input_size or tuple(image.shape[-2:])
-            of_image = depth_at(depth[place:place + 1, :height, :width], tuple(image.shape[-2:]))[0]
-            yield index, target.to(self.device), {FINEST: (of_image,)}
+            yield index, target.to(self.device), {
+                key: (depth_at(depth[place:place + 1, :height, :width], tuple(image.shape[-2:]))[0],)
+                for key, depth in depths.items()}
+
+    def _disparities(self, images: torch.Tensor) -> dict[int | None, torch.Tensor]:
+        """Disparity (N, h, w) by scale, and under `FINEST` that of the finest scale enlarged to the images' size."""
+        with self.autocast():
+            output = self.model(images)
+        maps = {0: output} if isinstance(output, torch.Tensor) else {scale: map for (_, scale), map in output.items()}
+        finest = min(maps)
+        maps[FINEST] = enlarge(maps[finest].float(), finest, tuple(images.shape[-2:]))
+        return {key: values.float()[:, 0] for key, values in maps.items()}
+
+    def _depths(self, images: torch.Tensor) -> dict[int | None, torch.Tensor]:
+        """Depth (N, H, W) by key, all at the images' size."""
+        maps, size = self._disparities(images), tuple(images.shape[-2:])
+        return {
+            key: disparity_to_depth(
+                maps[key] if key is FINEST else enlarge(maps[key][:, None], key, size)[:, 0], *self.range)
+            for key in self.keys}
+
+    def at_scales(self, image: torch.Tensor) -> dict[int | None, torch.Tensor]:
+        resized = at_trained_size(image, self.description)
+        maps = self._disparities(self.stack([resized]))
+        if len(maps) > 1:
+            del maps[min(key for key in maps if key is not FINEST)]  # which is that of the image's size
+        found = {
+            key: _of_image(disparity_to_depth(values, *self.range)[0], resized, key) for key, values in maps.items()}
+        found[FINEST] = depth_at(found[FINEST][None], tuple(image.shape[-2:]))[0]
+        return found
 
     def padded(self, size: Size) -> Size:
         # at the size of the training, whatever their own
@@ -242,9 +306,17 @@ class _Depth(Runner):
 
     def tiles(self, image: Any, target: Any, output: tuple) -> list[Image.Image]:
         target = target.as_subclass(torch.Tensor)
+        limits = self.limits(target)
+        errors = depth_error_map(output[0], target, valid_depth(target, *self.range).cpu())
+        return [_picture(image), colorize_depth(target, *limits), colorize_depth(output[0], *limits), errors]
+
+    def example(self, image: Any, target: Any, output: tuple) -> list[Image.Image]:
+        return self.tiles(image, target, output)[:3]
+
+    def limits(self, target: torch.Tensor) -> tuple[float, float]:
+        """The depths between which an image is coloured: the nearest and the farthest that it truly has."""
         known = target[target > 0]
-        limits = (float(known.min()), float(known.max())) if known.numel() else self.range
-        return [_picture(image), colorize_depth(target, *limits), colorize_depth(output[0], *limits)]
+        return (float(known.min()), float(known.max())) if known.numel() else self.range
 
 
 class _Classification(Runner):

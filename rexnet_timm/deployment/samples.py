@@ -23,7 +23,9 @@ from ..data import (
     describe_depth,
 )
 from ..data.class_folder import ClassFolder
-from ..data.formats import holds_masks, names_of_file
+from ..data.description import DataSource
+from ..data.formats import holds_masks, is_there, names_of_file
+from ..data.parquet import no_stream
 from ..data.transforms import ToNormalizedTensor
 from ..errors import first_lines
 
@@ -102,13 +104,16 @@ def samples_of(model: nn.Module, description: DataDescription, data: Any, split:
     Raises:
         ValueError: Data of another task or of other classes; a DatasetError names the folder.
     """
+    description.require_known_task()
     is_folder = isinstance(data, (str, os.PathLike))
+    if not is_folder and not isinstance(data, DataDescription) and not hasattr(data, '__len__'):
+        raise ValueError(no_stream(data))
     if isinstance(data, DataDescription) and (
             data.task != description.task or description.task == 'classification'):
         raise ValueError(
             f'The description is of data for {data.task}, and the model is for {description.task}: pass the folder of '
             'its data.')
-    if is_folder and not (os.path.isdir(data) or (description.task != 'classification' and os.path.isfile(data))):
+    if is_folder and not (os.path.isdir(data) or (description.task != 'classification' and is_there(data))):
         raise DatasetError(f'The data must be a folder: {os.fspath(data)} does not exist or is no folder.')
     takes_uint8 = getattr(model, 'takes_uint8', False)
     if description.task == 'classification':
@@ -119,6 +124,7 @@ def samples_of(model: nn.Module, description: DataDescription, data: Any, split:
         if is_folder:
             data = describe_depth(data, Layout(**description.layout), description.depth_scale)
         if isinstance(data, DataDescription):
+            _check_split(data.source, split)
             data = DepthFolder(data, split, in_chans=description.in_chans)
         samples = Samples(data, _PrepareDense(description, takes_uint8, torch.float32), description)
     else:
@@ -180,6 +186,7 @@ class _PrepareClass:
 
 def _mask_folder(model: nn.Module, description: DataDescription, data: DataDescription, split: str) -> Dataset:
     """The samples of a split of a described folder, whose classes must be those of the model."""
+    _check_split(data.source, split)
     number = num_classes_of(model, description)
     names = data.source.root / 'classes.txt'
     if names.is_file():
@@ -195,11 +202,17 @@ def _mask_folder(model: nn.Module, description: DataDescription, data: DataDescr
         data.seen_as(description), split, 1 if number == 2 else number, in_chans=description.in_chans)
     if names.is_file():
         _check_classes(description, number, dataset.class_names, number, str(names))
-    told = dataset.told_of_labels()
+    told = [*dataset.told_of_images(), dataset.told_of_labels(), dataset.cut_large()]
     if not (dist.is_available() and dist.is_initialized() and dist.get_rank()):
-        for line in (*dataset.told_of_images(), *([told] if told else ())):
+        for line in filter(None, told):
             _logger.warning(line)
     return dataset
+
+
+def _check_split(source: DataSource, split: str) -> None:
+    """DatasetError for a split that is not there, where others are."""
+    if source.splits and source.name_of(split) is None:
+        raise source.no_split(split)
 
 
 def _class_folder(description: DataDescription, root: str, split: str) -> Dataset:
@@ -214,7 +227,7 @@ def _class_folder(description: DataDescription, root: str, split: str) -> Datase
         present = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
         raise DatasetError(
             f'There is no part {split!r} in {root}: it has the folders {", ".join(present[:8]) or "(none)"}; name one '
-            'of them.')
+            'of them as the split.')
     try:
         dataset = create_dataset('', root=root, split=split)
         return ClassFolder(dataset.reader, 'L' if description.in_chans == 1 else 'RGB')

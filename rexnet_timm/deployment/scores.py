@@ -52,6 +52,10 @@ class Scores:
         known = [index for index in sorted(self.rows) if not math.isnan(badness[index])]
         return sorted(known, key=lambda index: -badness[index])[:number]
 
+    def update(self, index: int, name: str, *values: Any) -> None:
+        """Count an image by its number and name; what else it takes is that of its task."""
+        raise NotImplementedError
+
     def summary(self) -> dict[str, Any]:
         """The scores of all images. ValueError where nothing was counted."""
         raise NotImplementedError

@@ -19,15 +19,16 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
-from timm.models import save_for_hf
+from timm.models import is_model, model_entrypoint, save_for_hf
 
 from ..data.description import DataDescription
 from ..errors import first_lines
 from ..models.card import create_model_card
+from ..models.factory import imports_of
 from ..plain_text import load_json
 from ..version import __version__
 from .exported import ExportedNetwork
-from .load import HUB, SAVED, describe, description_of, load_model
+from .load import HUB, IMPORTS, SAVED, describe, description_of, load_model
 from .results import EXAMPLE, RESULTS
 
 __all__ = ['FILES', 'share']
@@ -93,12 +94,13 @@ def share(
     folder = Path(folder)
     _check(model, folder, repo_id, overwrite)
     description = description_of(model).without_places()
+    description.require_known_task()
     scores = None if results is None else _read_results(results, description)
     picture = None
     if results is not None and with_picture:
         beside = Path(results if os.path.isdir(results) else Path(results).parent, EXAMPLE)
         picture = beside if beside.is_file() else None
-    made, part = not folder.exists(), folder
+    made, part = not folder.exists(), os.fspath(folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with TemporaryDirectory(dir=folder, prefix='.') as part:
@@ -189,18 +191,24 @@ def _save(model: nn.Module, description: DataDescription, folder: Path) -> None:
 
 
 def _save_for_timm(model: nn.Module, description: DataDescription, folder: Path) -> None:
+    timms: Any = model
     low, high = description.value_range
-    own_size = tuple((model.pretrained_cfg.get('input_size') or (3, 224, 224))[1:])
+    own_size = tuple((timms.pretrained_cfg.get('input_size') or (3, 224, 224))[1:])
     data = {
         'mean': tuple((value - low) / (high - low) for value in description.mean),
         'std': tuple(value / (high - low) for value in description.std), 'crop_pct': description.crop_pct,
         'input_size': (description.in_chans, *(description.input_size or own_size)),
         'interpolation': description.interpolation}
-    more = {SAVED: description.to_dict()}
+    more: dict[str, Any] = {SAVED: description.to_dict()}
     if description.class_names and description.task == 'classification':
         more['label_names'] = list(description.class_names)
-    scales = {'scales': list(model.scales)} if hasattr(model, 'scales') else None  # which may have been cut
-    save_for_hf(model, folder, model_config=more, model_args=scales, safe_serialization=True, data_config=data)
+    architecture = timms.pretrained_cfg.get('architecture') or ''
+    imports = imports_of(model_entrypoint(architecture) if is_model(architecture) else None, {})
+    if imports:
+        more[IMPORTS] = imports
+    scales = {'scales': list(timms.scales)} if hasattr(model, 'scales') else None  # which may have been cut
+    save_for_hf(
+        model, os.fspath(folder), model_config=more, model_args=scales, safe_serialization=True, data_config=data)
 
 
 def _check_saved(model: nn.Module, folder: str) -> None:

@@ -2,7 +2,6 @@
 import io
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,20 +18,17 @@ from trained import trained_run
 
 import rexnet_timm
 from rexnet_timm.__main__ import main
+from rexnet_timm.cli.app import create_parser
 from rexnet_timm.data import SyntheticShapes
 from rexnet_timm.deployment.load import load_model
 from rexnet_timm.deployment.predict import Predictor
 from rexnet_timm.deployment.runners import AtScale
 
-CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-CALM = (  # a browser that asks nothing of its maker
-    '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking '
-    '--disable-component-update --disable-sync').split()
-
 
 @pytest.mark.parametrize('words, message', [
     (['--port', '0'], '--port must be at least 1 and at most 65535, got 0.'),
-    (['--max-megapixels', '0'], '--max-megapixels must be above 0 and at most 178, the most that Pillow opens'),
+    (['--max-megapixels', '0'], '--max-megapixels must be above 0 and at most 89.478485, the most that is read'),
+    (['--max-megapixels', '90'], '--max-megapixels must be above 0 and at most 89.478485, the most that is read'),
     (['--tile', '64', '64', '64'], '--tile must be one number or two, height and width, got 3.'),
     (['--server-port', '80'], 'There is no option --server-port. Did you mean --port?'),
     (['--share'], 'There is no option --share.'),
@@ -45,6 +41,14 @@ def test_mistakes_are_one_line(words, message, capsys, tmp_path, monkeypatch):
     error = capsys.readouterr().err
     assert error.startswith(f'rexnet app: error: {message}') and error.count('\n') == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('limit', [200_000_000, None])
+def test_the_page_takes_what_is_read(limit, monkeypatch):
+    """The limit is Pillow's, which a user may raise or switch off, and of which reading asks too."""
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', limit)
+    args = create_parser().parse_args(['--checkpoint', 'x', '--max-megapixels', '200'])
+    assert args.max_megapixels == 200
 
 
 def test_a_port_in_use_is_named_by_its_option(capsys):
@@ -69,7 +73,8 @@ class Server:
         proxy = f'http://127.0.0.1:{self.proxy.getsockname()[1]}'
         environment = {
             **os.environ, 'PYTHONPATH': str(ROOT), 'HOME': str(self.folders[1]), 'TMPDIR': str(self.folders[2]),
-            'http_proxy': proxy, 'https_proxy': proxy, 'all_proxy': proxy}
+            'http_proxy': proxy, 'https_proxy': proxy, 'all_proxy': proxy,
+            'MPLCONFIGDIR': str(root / 'fonts')}  # Gradio imports matplotlib where it is there, which notes its fonts
         for name in ('no_proxy', 'NO_PROXY', 'XDG_CACHE_HOME'):
             environment.pop(name, None)
         self.process = subprocess.Popen(
@@ -124,17 +129,6 @@ def test_it_ends_in_one_line_and_leaves_nothing(kind, serve):
         0, 'rexnet app: ended\n',
         'rexnet app: warning: everybody who reaches 0.0.0.0 can use the page: it has no authentication.\n')
     assert server.left() == [] and not server.asked_outside()
-
-
-@pytest.fixture
-def browser() -> Iterator:
-    if CHROMIUM is None:
-        pytest.skip('there is no Chromium here')
-    playwright = pytest.importorskip('playwright.sync_api', reason='needs the extra browser')
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CALM)
-        yield browser
-        browser.close()
 
 
 def shown(page) -> np.ndarray:
@@ -200,8 +194,9 @@ def test_an_image_in_a_real_browser(serve, browser, tmp_path):
     names = page.locator('#classes label span').all_inner_texts()
     largest = int(np.bincount(expected.mask.ravel()).argmax())
     assert any(name.startswith(f'{expected.class_name(largest)}: ') for name in names)
-    others = set(range(6)) - {largest}
-    picture = wait_for_another_picture(page, page.locator(f'#classes input[name="{largest}"]').uncheck)
+    box = page.locator(f'#classes input[name="{largest}"]')
+    others = set(range(1, 6)) ^ {largest}  # the background, class 0, is off at first
+    picture = wait_for_another_picture(page, box.uncheck if largest else box.check)
     assert np.array_equal(picture, np.array(expected.overlay(0.5, others)))
     picture = wait_for_another_picture(page, lambda: page.locator('#opacity input[type=range]').press('ArrowRight'))
     assert np.array_equal(picture, np.array(expected.overlay(0.55, others)))

@@ -11,9 +11,9 @@ from timm.data.transforms import str_to_interp_mode
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 
-from rexnet_timm.cli import arguments, parsing
+from rexnet_timm.cli import arguments, mistakes
 from rexnet_timm.cli.arguments import create_train_parser, parse_train_args, repeatable_args, train_flags
-from rexnet_timm.cli.parsing import UsageError, report_errors
+from rexnet_timm.cli.mistakes import UsageError, report_errors
 from rexnet_timm.errors import DatasetError, is_refusal
 from rexnet_timm.training.base_losses import create_segmentation_loss
 
@@ -172,6 +172,9 @@ def test_the_ends_of_the_ranges_are_taken(words):
     ('--num_workers 1', '--num_workers. Did you mean --workers?'),
     ('--wd 1', '--wd. Did you mean --weight-decay?'),
     ('-epochs 1', '-epochs. Did you mean --epochs'),
+    ('--experimant night', '--experimant. Did you mean --experiment?'),  # and neither --mean nor --crops-per-image
+    ('--image-size 64', '--image-size. Did you mean --img-size or --image-scale or --image-dir?'),
+    ('--cosine', '--cosine. Did you mean --sched cosine?'),
     ('--zzzz', '--zzzz.'),
 ])
 def test_an_unknown_option_is_refused_with_near_names(words, near):
@@ -251,7 +254,7 @@ def test_help_explains_every_option_within_the_width(columns, monkeypatch):
     assert lines[0] == 'usage: rexnet train [DIR] [options]' and max(map(len, lines)) <= columns
     for name, option in parser.options.items():
         assert option.help and len(option.help.split()) >= 2 and option.help[-1] not in '.:', name
-        assert len(option.help) <= 155, name
+        assert len(option.help) <= 170, name
         if option.default not in (None, '', False, {}):
             assert 'default: ' in option.help, name
     assert len(lines) < 300
@@ -362,6 +365,9 @@ def test_pairs_are_yaml_and_add_up(tmp_path):
     path = tmp_path / 'recipe.yaml'
     path.write_text('model_kwargs: {a: 1, b: 2}')
     assert parse_train_args(['DATA', '--config', str(path), '--model-kwargs', 'b=3']).model_kwargs == {'a': 1, 'b': 3}
+    assert parse_train_args(['DATA', '--config', str(path), '--model', 'unet']).model_kwargs == {'a': 1, 'b': 2}
+    path.write_text('model: multiscaleunet\nmodel_kwargs: {a: 1, b: 2}')  # of this model, and of no other
+    assert parse_train_args(['DATA', '--config', str(path), '--model', 'unet']).model_kwargs == {}
     assert create_train_parser().parse_args([]).model_kwargs == {}
 
 
@@ -493,7 +499,7 @@ def test_a_lost_connection_is_no_traceback_on_several_processes(capsys, monkeypa
         report_errors('rexnet train', raiser(error))
     monkeypatch.setenv('WORLD_SIZE', '2')
     monkeypatch.setenv('RANK', '1')
-    assert report_errors('rexnet train', raiser(error)) == parsing.LEFT_ALONE
+    assert report_errors('rexnet train', raiser(error)) == mistakes.LEFT_ALONE
     assert capsys.readouterr().err == (
         'rexnet train: process 1 stops, since another process of the run has ended.\n')
     with pytest.raises(RuntimeError):
@@ -534,7 +540,7 @@ def test_an_error_that_no_check_raised_is_a_fault_of_the_program(command):
     ("The model's num_classes isn't the file's.", "The model's --num-classes isn't the file's."),
 ])
 def test_arguments_are_shown_as_options(text, shown):
-    assert parsing.with_flags(text, train_flags()) == shown
+    assert mistakes.with_flags(text, train_flags()) == shown
 
 
 @pytest.mark.parametrize('text', [
@@ -542,5 +548,22 @@ def test_arguments_are_shown_as_options(text, shown):
     'num_classes/1.png is broken', 'num_classes.txt is broken', 'C:\\num_classes is broken', 'the scale and the seed',
     'set_grad_checkpointing() and my_num_classes_2', 'pass --num_classes', 'grad_checkpointing(model)'])
 def test_names_of_files_and_quoted_words_are_left_alone(text):
-    assert parsing.with_flags(text, train_flags()) == text
+    assert mistakes.with_flags(text, train_flags()) == text
     assert re.sub(r'\s+', ' ', text) == text  # a line
+
+
+@pytest.mark.parametrize(('words', 'expected'), [
+    ('--model rexnetv1_unet_1_0', {
+        'opt': 'nmuon', 'lr': 2e-3, 'epochs': 100, 'batch_size': 8, 'seg_loss': 'ce+dice+dice'}),
+    ('--model unet --opt adamw', {'opt': 'adamw', 'lr': 1e-3, 'weight_decay': 0.01, 'sched_on_updates': True}),
+    ('--model unet --lr 0.5 --epochs 3', {'opt': 'nmuon', 'lr': 0.5, 'epochs': 3}),
+    ('--model unet --opt sgd', {'opt': 'sgd', 'lr': None, 'warmup_epochs': 1}),
+    ('--model unet --lr-base 0.2', {'opt': 'nmuon', 'lr': None, 'lr_base': 0.2}),
+    ('--model unet --scale-target soft', {'seg_loss': 'ce'}),
+    ('--model unet --sched plateau', {'sched_on_updates': False}),
+    ('--model rexdepth_1_0', {'opt': 'adamw', 'lr': 1e-3, 'epochs': 100}),
+    ('--model rexnetv1_1_0', {'opt': 'sgd', 'lr': None, 'epochs': 300, 'batch_size': 128, 'weight_decay': 2e-5})])
+def test_each_kind_of_model_has_its_defaults(words, expected):
+    args = parse_train_args(['DATA', *words.split()])
+    assert {name: getattr(args, name) for name in expected} == expected
+    assert not {'epochs', 'batch_size', 'weight_decay'} & set(args.given) - {'epochs'}

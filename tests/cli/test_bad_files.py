@@ -26,7 +26,7 @@ import rexnet_timm
 from rexnet_timm.__main__ import main
 from rexnet_timm.archives import ArchiveError
 from rexnet_timm.cli.arguments import parse_train_args
-from rexnet_timm.cli.parsing import UsageError
+from rexnet_timm.cli.mistakes import UsageError
 from rexnet_timm.data.formats.dataset_yaml import is_dataset_yaml, read_dataset_yaml
 from rexnet_timm.data.images import read_image
 from rexnet_timm.data.labels import color_table, label_map_of

@@ -83,7 +83,7 @@ def content(root: Path) -> dict[str, bytes]:
     (('export', '--checkpoint', 'good/test/images/a.png', 'out.ts'), 'must hold tensors and plain values only'),
     (('share', 'out', '--checkpoint', 'weights.pth'), 'holds weights and does not say of which network'),
     # images with other bands
-    (('validate', 'good', '--checkpoint', 'four', *MEASURE), 'channels, 4: good/test/images/a.png has 3; train'),
+    (('validate', 'good', '--checkpoint', 'four', *MEASURE), 'channels, 4: good/test/images/a.png has 3; take images'),
     (('validate', 'sixteen', *MASKS, *MEASURE), 'sixteen/test/images/b.png has 16 bits, values from'),
     # unreadable ones
     (('validate', 'broken', *MASKS, *MEASURE), 'must be readable: broken/test/images/b.png is not'),
@@ -126,7 +126,7 @@ def test_a_mistake_is_one_line_and_nothing_is_lost(words, message, prepared, mon
     ('broken', 'masks', 'must be readable: broken/test/images/b.png is not'),
     ('cut', 'masks', 'must be readable: cut/test/images/b.png is not'),
     ('sixteen', 'masks', 'sixteen/test/images/b.png has 16 bits, values from'),
-    ('good', 'four', 'good/test/images/b.png has 3; train')])
+    ('good', 'four', 'good/test/images/b.png has 3; take images with 4 bands')])
 def test_predict_tells_each_image_and_goes_on(folder, checkpoint, message, prepared, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(prepared)
     words = ['predict', f'{folder}/test/images', '--checkpoint', checkpoint, '--output', str(tmp_path / 'out'), *CPU]

@@ -13,8 +13,10 @@ from running import distributed, summary, write_class_folder
 from test_images_of_any_kind import folder, write_array, write_grey, write_rgb_and_infrared, write_six
 from test_layouts import binary_pngs, colored_masks
 
+import rexnet_timm
 from rexnet_timm.__main__ import main
-from rexnet_timm.cli.arguments import parse_train_args
+from rexnet_timm.cli.arguments import parse_train_args, train_args_of
+from rexnet_timm.cli.kinds import Segmentation
 from rexnet_timm.cli.planned import words_of
 from rexnet_timm.data.labels import label_map_of
 from rexnet_timm.deployment.load import load_model
@@ -198,7 +200,7 @@ def test_auto_takes_what_is_proposed_and_given_options_win(tmp_path, monkeypatch
     (['--num-classes', '5', '--input-size', '3', '32', '64'], ['--scale', '--batch-size'],
      ['--num-classes', '--img-size']),
     pytest.param(['--no-aug', '--seg-loss', 'dice', '-b', '3'], ['--num-classes 3'],
-                 ['--scale', '--batch-size', '--class-weights'], marks=pytest.mark.slow),
+                 ['--scale', '--batch-size'], marks=pytest.mark.slow),
 ])
 def test_auto_beside_other_options(words, taken, not_taken, tmp_path, monkeypatch, caplog):
     data = numbered(tmp_path / 'set')
@@ -207,6 +209,24 @@ def test_auto_beside_other_options(words, taken, not_taken, tmp_path, monkeypatc
         assert main(['train', str(data), *SMALL, '--auto', *words, *SOON]) == 0
     (line,) = (message for message in caplog.messages if message.startswith('--auto takes'))
     assert all(word in line for word in taken) and not any(word in line for word in not_taken)
+
+
+def test_classes_of_few_pixels_are_told_and_not_weighed(tmp_path, monkeypatch, capsys, caplog):
+    def labels(classes: np.ndarray) -> np.ndarray:
+        rare = classes % 2
+        rare[0, :2] = 2
+        return rare
+
+    data = trees.beside(tmp_path / 'set', '{split}/images/{name}.jpg', '{split}/masks/{name}.png', labels)
+    monkeypatch.chdir(tmp_path)
+    assert check(data) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r'Note: class \d has \d+ times the pixels of class 2\. No --class-weights are proposed', printed)
+    assert '--class-weights' not in report('set')['command'] and 'class_weights' not in report('set')['plan']
+    with caplog.at_level('INFO'):
+        assert main(['train', str(data), *SMALL, '--auto', *SOON]) == 0
+    (line,) = (message for message in caplog.messages if message.startswith('--auto takes'))
+    assert '--scale' in line and '--class-weights' not in line
 
 
 def test_auto_has_no_effect_without_masks(tmp_path, caplog):
@@ -244,6 +264,29 @@ def test_images_of_other_bits_and_bands(write, bits, channels, tmp_path, monkeyp
     assert description.in_chans == channels and len(description.class_names) == 3
 
 
+def test_images_that_are_read_by_windows(tmp_path, monkeypatch, capsys):
+    """They are counted, a tile of each is shown, and the printed command trains on them."""
+    pytest.importorskip('rasterio', reason='needs the extra geo')
+    rng = np.random.default_rng(0)
+    for split in ('train', 'val'):
+        for index in range(2):
+            labels = np.kron(rng.integers(0, 3, (9, 10), np.uint8), np.ones((12, 10), np.uint8))
+            trees.save(tmp_path / 'set' / split / 'images' / f'{index}.tif', np.stack([labels * 80] * 3, axis=-1))
+            trees.save(tmp_path / 'set' / split / 'masks' / f'{index}.tif', labels)
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as limited:
+        limited.setattr(Image, 'MAX_IMAGE_PIXELS', 10_000)
+        assert check(Path('set')) == 0
+        printed, found = capsys.readouterr().out, report('set')
+        assert 'images  TIFF, 3 of 8 bits (2)' in printed and 'masks   8 bits (2)' in printed
+        part = found['splits']['train']
+        assert part['large'] == 2 and list(part['classes']) == found['class_names'] and len(part['classes']) == 3
+        assert sum(counted['pixels'] for counted in part['classes'].values()) == 2 * 108 * 100
+        assert main([*shlex.split(found['command'])[1:], *SOON]) == 0
+    with Image.open(Path('output') / 'check' / 'set' / 'check.png') as sheet:
+        assert sheet.width > 200 and sheet.height > 4 * 90
+
+
 @pytest.mark.slow
 def test_auto_on_two_processes(tmp_path):
     data = numbered(tmp_path / 'set', (0, 40, 90, 200))
@@ -256,9 +299,41 @@ def test_auto_on_two_processes(tmp_path):
 
 def test_proposed_values_are_words_that_the_command_takes():
     values = {'num_classes': 3, 'ignore_index': -1, 'label_map': ((-5, 0), (7, 1)), 'scale': (0.75, 1.5),
-              'class_weights': (0.25, 1., 3.92), 'img_size': 64, 'batch_size': 4, 'val_share': 0.2}
+              'img_size': 64, 'batch_size': 4, 'val_share': 0.2}
     args = parse_train_args(['DATA', *words_of(values)])
     for name in values.keys() - {'label_map'}:
         taken = getattr(args, name)
         assert (tuple(taken) if isinstance(taken, list) else taken) == values[name]
     assert label_map_of(args.label_map) == values['label_map']
+
+
+def test_the_call_is_the_command(tmp_path, monkeypatch, capsys):
+    data = numbered(tmp_path / 'set')
+    monkeypatch.chdir(tmp_path)
+    found = rexnet_timm.check(data, model='rexnetv1_unet_test', device='cpu', results_dir='called')
+    printed = capsys.readouterr().out
+    assert found == json.loads((tmp_path / 'called' / 'check.json').read_text()) and found['level'] == 'note'
+    assert check(data, '--results-dir', 'typed') == 0
+    typed = json.loads((tmp_path / 'typed' / 'check.json').read_text())
+    assert typed == found and '--' not in printed.replace(str(tmp_path), '')
+    call = re.search(r'^rexnet_timm\.train\((.*)\)$', printed, re.MULTILINE)[1]
+    options = eval(f'dict(data={call})')
+    assert options['data'] == str(data)
+    words = shlex.split(found['command'])[2:]
+    assert vars(train_args_of(options)) == vars(parse_train_args(words))
+    assert not options.keys() & Segmentation.defaults.keys() - {'batch_size'}  # the rest is left to them
+
+
+@pytest.mark.parametrize('options, message', [
+    (dict(num_class=3), r'^There is no option num_class\. Did you mean num_classes\?'),
+    (dict(results_file='nowhere/a.json'), "^There is no folder '.*nowhere' for results_file: create it first"),
+    (dict(num_classes=0), '^num_classes must be at least 1, got 0'),
+    (dict(model='rexdepth'), 'rexdepth'),
+])
+def test_a_mistake_in_the_call_is_told_in_the_words_of_python(options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = numbered(tmp_path / 'set', images=2)
+    with pytest.raises(ValueError, match=message) as error:
+        rexnet_timm.check(data, **options)
+    assert '--' not in str(error.value).replace(str(tmp_path), '')
+    assert not (tmp_path / 'output').exists()

@@ -1,5 +1,6 @@
 """The command `rexnet` as pip installs it."""
 import json
+import logging
 import os
 import re
 import shlex
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,28 @@ def test_a_wrong_command_is_one_line(argv, message, capsys):
     assert error.startswith(message) and error.count('\n') == 1
 
 
+TINY = (
+    '--dataset synthetic --synthetic-images 4 --num-classes 6 --ignore-index 255 --model rexnetv1_unet_test --img-size '
+    '32 --batch-size 2 --workers 0 --epochs 1 --warmup-epochs 0 --device cpu --experiment run --overwrite').split()
+
+
+@pytest.mark.parametrize('has_own', [False, True])
+def test_each_command_of_a_process_tells_its_lines_once(has_own, tmp_path, capsys):
+    """As in a notebook, whose log may be shown already; and afterwards the log is as it was."""
+    root, own = logging.getLogger(), logging.StreamHandler()
+    if has_own:
+        root.addHandler(own)
+    before = list(root.handlers), root.level
+    try:
+        for _ in range(3):
+            assert main(['train', *TINY, '--output', str(tmp_path)]) == 0
+            lines = capsys.readouterr().err.splitlines()
+            assert sum(line.startswith('Train 0 [') for line in lines) == 1
+            assert (list(root.handlers), root.level) == before
+    finally:
+        root.removeHandler(own)
+
+
 @pytest.fixture(scope='module')
 def environment(tmp_path_factory) -> Path:
     """A new environment with this package's wheel in it, and the running one's packages besides it."""
@@ -80,13 +104,15 @@ def call(environment: Path, cwd: Path, *command: str) -> subprocess.CompletedPro
 def test_the_wheel_trains_on_two_processes_without_the_clone(environment, tmp_path):
     where = call(environment, tmp_path, 'python', '-c', 'import rexnet_timm; print(rexnet_timm.__file__)')
     assert where.stdout.startswith(str(environment)), where.stderr
+    has_report = find_spec('matplotlib') is not None  # of an extra
     small = (
         '--dataset synthetic --synthetic-images 16 --num-classes 6 --ignore-index 255 --model rexnetv1_unet_test '
         '--input-size 3 64 64 --batch-size 4 --epochs 1 --warmup-epochs 0 --device cpu --experiment run').split()
     result = call(
         environment, tmp_path, 'python', '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', '-m',
-        'rexnet_timm', 'train', '--config', 'rexnetv1_unet_camvid', *small)
+        'rexnet_timm', 'train', '--config', 'rexnetv1_unet_camvid', *small, *['--report'] * has_report)
     assert result.returncode == 0, result.stderr
+    assert (tmp_path / 'output' / 'train' / 'run' / 'report.html').exists() == has_report, result.stderr
     (row,) = summary(tmp_path / 'output' / 'train' / 'run')
     assert 0 <= float(row['eval_miou']) <= 100
 
@@ -108,12 +134,14 @@ def test_the_wheel_has_the_command(environment, tmp_path):
 @pytest.mark.skipif(os.name == 'nt', reason='environments of Windows have another layout')
 def test_the_whole_way_of_the_readme(environment, tmp_path):
     """The commands of the first screen, word for word but for a shorter training, from the wheel."""
-    for package in ('onnx', 'onnxscript', 'onnxruntime'):
-        pytest.importorskip(package, reason="the export extra is not installed: pip install 'rexnet-timm[export]'")
-    first, *_ = (ROOT / 'README.md').read_text().split('## Install')
-    (block,) = re.findall(r'```bash\n(.*?)```', first, re.DOTALL)
+    for package in ('onnx', 'onnxscript', 'onnxruntime', 'jinja2', 'matplotlib'):
+        pytest.importorskip(package, reason="an extra is not installed: pip install 'rexnet-timm[export,report]'")
+    (block,) = re.findall(r'```bash\n(.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL)
     short = ('--epochs', '1', '--synthetic-images', '16', '--workers', '0', '--device', 'cpu')
-    for command in block.replace('\\\n', ' ').splitlines():
+    commands = block.replace('\\\n', ' ').splitlines()
+    assert [command.split()[1] for command in commands] == ['train', 'validate', 'report', 'predict', 'export', 'app']
+    of_onnx = 'rexnet predict --dataset synthetic --checkpoint output/train/shapes/model.onnx --output '
+    for command in [*commands, f'{of_onnx}output/masks-of-onnx']:
         words = shlex.split(command)
         if words[1] == 'app':  # which would wait for visitors
             if 'app' not in COMMANDS:
@@ -122,6 +150,7 @@ def test_the_whole_way_of_the_readme(environment, tmp_path):
         result = call(environment, tmp_path, *words, *(short if words[1] == 'train' else ()))
         assert result.returncode == 0, result.stderr
     run, output = tmp_path / 'output' / 'train' / 'shapes', tmp_path / 'output'
+    assert (run / 'report.html').is_file()
     assert json.loads((run / 'validate-test' / 'results.json').read_text())['images'] == 64
     names = {f'{index:03}.png' for index in range(64)}
     for folder in ('masks', 'masks-of-onnx'):

@@ -122,6 +122,10 @@ def test_what_int8_costs_and_gains_is_told(int8_ms, verdict, run, tmp_path, caps
 
     monkeypatch.setattr(command, 'export', export)
     words = ('--int8', '--calibration', 'DATA', '--calibration-images', '32')
+    # by itself it takes another name than the file in float32
+    assert main(['export', '--checkpoint', str(run), '--format', 'onnx', *words]) == 0
+    assert capsys.readouterr().out.startswith(f'{run / "model-int8.onnx"}: ')
+    (run / 'model-int8.onnx').unlink()
     assert main(['export', '--checkpoint', str(run), str(path), *words]) == 0
     assert capsys.readouterr().out.splitlines() == [
         f'{path}: 0.2 MB; int8 by 32 images of train',

@@ -119,6 +119,37 @@ def test_one_command_trains_and_the_others_follow(tmp_path, write, channels, lin
 
 
 @pytest.mark.slow
+def test_orthophotos_beyond_the_limit_are_trained_on_and_validated(tmp_path, monkeypatch, caplog):
+    """Above the limit of pixels: crops that look for classes, masks in colours, and validation by tiles."""
+    caplog.set_level('INFO')
+    colors = np.array([[0, 0, 0], [200, 30, 30], [30, 200, 30]], np.uint8)
+    for split, number in (('train', 2), ('val', 2)):
+        for index in range(number):
+            classes = classes_of(100 * (split == 'val') + index)
+            for kind, pixels in (('images', np.moveaxis(colors[classes], -1, 0) // 2 + 40),
+                                 ('masks', np.moveaxis(colors[classes], -1, 0))):
+                (tmp_path / 'data' / kind / split).mkdir(parents=True, exist_ok=True)
+                write_geotiff(tmp_path / 'data' / kind / split / f'{index}.tif', pixels)
+    (tmp_path / 'data' / 'class_dict.csv').write_text('name,r,g,b\nfield,0,0,0\nroof,200,30,30\ntree,30,200,30\n')
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 72 * 80 - 1)
+    monkeypatch.setattr('rexnet_timm.data.large.TILE', 64)
+    options = f'{TRAIN} --class-balanced-crops --crops-per-image 4'.split()
+    command = [str(tmp_path / 'data'), *options, '--output', str(tmp_path), '--experiment', 'run']
+    assert train.main(command) == 0
+    assert '2 images of validation have more than 5759 pixels, read as 8 tiles of at most 64 x 64 pixels' in caplog.text
+    model_options = ['--checkpoint', str(tmp_path / 'run'), '--device', 'cpu', '--workers', '0']
+    assert validate.main([str(tmp_path / 'data'), '--split', 'val', *model_options]) == 0
+    results = json.loads((tmp_path / 'run' / 'validate-val' / 'results.json').read_text())
+    assert results['images'] == 8 and np.sum(results['confusion']) == 2 * 72 * 80
+    with open(tmp_path / 'run' / 'summary.csv') as file:
+        (row,) = csv.DictReader(file)
+    assert results['miou'] == pytest.approx(float(row['eval_miou']), abs=0.02)
+    with open(tmp_path / 'run' / 'validate-val' / 'per_image.csv') as file:
+        names = [row['image'] for row in csv.DictReader(file)]
+    assert names[:2] == ['0.tif, rows 0 to 64, columns 0 to 64', '0.tif, rows 0 to 64, columns 64 to 80']
+
+
+@pytest.mark.slow
 def test_bands_and_scale_are_chosen_and_repeated(tmp_path, caplog):
     caplog.set_level('INFO')
     data, run = trained(

@@ -2,7 +2,6 @@
 import csv
 import json
 import re
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +9,9 @@ import pytest
 import trees
 import yaml
 from PIL import Image
-from running import ROOT, summary
+from running import summary
 
 from rexnet_timm.__main__ import main
-from rexnet_timm.cli.arguments import parse_train_args
 from rexnet_timm.data import DataDescription
 from rexnet_timm.deployment.load import load_model
 from rexnet_timm.deployment.predict import Prediction
@@ -42,11 +40,13 @@ def colored_masks(root: Path) -> Path:
 BARS = {
     'binary': (binary_pngs, ['--num-classes', '1'], ['background', 'foreground'],
                'folders, 4 images to train on and 4 to validate on; 2 classes, 255 is the foreground'),
-    'voc': (trees.voc, [], ['background', 'cat', 'person'], 'voc, 4 images .*; 21 classes, label 255 is ignored'),
+    'voc': (trees.voc, [], ['background', 'cat', 'person'],
+            r'voc, 4 images .*; 21 classes \(background, aeroplane, .*\), label 255 is ignored'),
     'cityscapes': (trees.cityscapes, [], ['road', 'car', 'person'],
-                   'cityscapes, 4 images to train on and 3 .*; 19 classes, labels are mapped to them by cityscapes'),
+                   r'cityscapes, 4 images to train on and 3 .*; 19 classes \(road, .*\), labels are mapped to them by '
+                   'cityscapes'),
     'colours': (colored_masks, ['--color-map', 'colors.txt'], ['animal', 'archway', 'ground'],
-                'folders, .*; 3 classes, 3 colours are mapped to them'),
+                r'folders, .*; 3 classes \(animal, archway, ground\), 3 colours are mapped to them'),
     'coco': (trees.coco, [], ['background', 'car', 'dog'], 'coco, 4 images .*; 3 classes'),
 }
 
@@ -231,17 +231,18 @@ def test_a_map_of_ones_own_on_a_known_tree_is_followed(tmp_path):
     assert sum(scores['pixels'] for scores in results['classes'].values()) == 3 * 36 * 48  # all but the bonnet
 
 
-def test_the_commands_of_the_documentation_parse():
-    text = (ROOT / 'docs' / 'data.md').read_text()
-    blocks = re.findall(r'```bash\n(.*?)```', text, re.DOTALL)
-    commands = [shlex.split(line) for block in blocks for line in block.replace('\\\n', ' ').splitlines()]
-    commands = [parse_train_args(words[2:]) for words in commands if words[1] == 'train']
-    assert [args.image_dir for args in commands[:3]] == ['leftImg8bit/{split}', 'photos', 'photos']
-    assert [args.depth_scale for args in commands if args.model == 'rexdepth_1_0'] == [256, 256, 1000]
-
-
 def test_options_on_files_are_told_where_nothing_reads_them(tmp_path, caplog):
     words = ['--dataset', 'synthetic', '--synthetic-images', '4', '--label-map', 'pet', '--data-format', 'voc']
     assert main(['train', *SMALL, '--epochs', '1', '--output', str(tmp_path), *words]) == 0
     assert {'--label-map has no effect with a built-in --dataset.', '--data-format has no effect with a built-in '
             '--dataset.'} <= set(caplog.messages)
+
+
+@pytest.mark.parametrize('part, format, make', [
+    ('gtFine', 'cityscapes', trees.cityscapes), ('leftImg8bit/train', 'cityscapes', trees.cityscapes),
+    ('VOCdevkit/VOC2012/JPEGImages', 'voc', trees.voc)])
+def test_a_part_of_a_data_set_is_told_the_whole(part, format, make, tmp_path, capsys):
+    make(tmp_path / 'set')
+    assert train(tmp_path / 'set' / part, tmp_path) == 2
+    error = capsys.readouterr().err
+    assert 'is a part of a data set' in error and f'is of the format {format}; pass that folder' in error

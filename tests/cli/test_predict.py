@@ -14,7 +14,7 @@ from running import ROOT
 from trained import trained_run
 
 from rexnet_timm.__main__ import main
-from rexnet_timm.cli import predict
+from rexnet_timm.cli import predict, progress
 from rexnet_timm.deployment.load import load_model
 from rexnet_timm.deployment.predict import Predictor
 
@@ -45,7 +45,8 @@ def mask(path: str | Path) -> np.ndarray:
         return np.array(image)
 
 
-def test_a_folder_keeps_its_paths(photos, capsys):
+def test_a_folder_keeps_its_paths(photos, capsys, monkeypatch):
+    monkeypatch.setattr(progress, 'is_shown_live', lambda: True)  # as on a terminal
     assert run('photos') == 0
     assert written() == ['a.png', 'sub/b.png']
     predictor = Predictor(load_model(trained_run('segmentation')))
@@ -152,9 +153,16 @@ def test_tiles_mirrored_copies_and_zooms(photos):
 
 
 def test_overlays_and_probabilities(photos):
-    assert run('photos/a.jpg', '--output-type', 'overlay') == 0
+    assert run('photos/a.jpg', '--output-type', 'overlay', '--no-legend') == 0
     with Image.open('output/predict/a.png') as image:
         assert image.mode == 'RGB' and image.size == (51, 40)
+        plain = np.array(image)
+    assert run('photos/a.jpg', '--output-type', 'overlay', '--overwrite') == 0
+    with Image.open('output/predict/a.png') as image:
+        assert image.height > 40 and np.array_equal(np.array(image)[:40, :51], plain)
+        colors = np.array(image)[40:].reshape(-1, 3).tolist()
+    palette = load_model(trained_run('segmentation')).description.palette(6).tolist()
+    assert all(color in colors for color in palette[1:]) and palette[0] not in colors  # which is the background
     assert run('photos/a.jpg', '--output-type', 'prob') == 0
     probabilities = np.load('output/predict/a.npy')
     assert probabilities.dtype == np.float32 and probabilities.shape == (6, 40, 51)
@@ -171,7 +179,7 @@ def test_depth(photos, capsys):
         assert np.abs(np.array(png) - (1000 * metres).clip(0, 65535)).max() <= 0.51
     assert run('photos/a.jpg', '--output-type', 'overlay', '--output', 'colors', task='depth') == 0
     with Image.open('colors/a.png') as image:
-        assert image.mode == 'RGB'
+        assert image.mode == 'RGB' and image.height > 40
 
 
 def test_classes(photos, capsys):
@@ -197,6 +205,7 @@ def test_classes(photos, capsys):
     (['photos', '--tile', '8'], '--tile must be at least 32', 'segmentation'),
     (['photos', '--tile', '64', '64', '64'], '--tile must be one number or two', 'segmentation'),
     (['photos', '--overlap', '1'], '--overlap must be at least 0 and below 1', 'segmentation'),
+    (['photos', '--no-legend'], '--no-legend is for overlays, and this is mask: leave it out', 'segmentation'),
     (['photos', '--output-type', 'png'], '--output-type must be one of mask, overlay, prob', 'segmentation'),
     (['photos', '--out', 'x'], 'Did you mean --output?', 'segmentation'),
     (['photos', '--output', 'photos/a.jpg'], '--output must be a folder', 'segmentation'),
@@ -217,7 +226,8 @@ def test_mistakes_are_one_line(words, text, task, photos, capsys):
     assert not Path('output').exists()
 
 
-def test_a_geotiff_gives_a_geotiff(photos, capsys):
+def test_a_geotiff_gives_a_geotiff(photos, capsys, monkeypatch):
+    monkeypatch.setattr(progress, 'is_shown_live', lambda: True)
     write_geotiff(photos / 'scene.tiff', noise(3, 150, 130), nodata=0)
     write_geotiff(photos / 'broken.tif', noise(3, 150, 130))
     os.truncate(photos / 'broken.tif', 30000)

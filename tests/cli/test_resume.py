@@ -142,7 +142,9 @@ def test_a_run_is_not_written_over_unasked(run, capsys):
     (run / 'notes.txt').write_text('mine')
     assert learn(*again, '--overwrite') == 0
     assert files(run) == {
-        'args.yaml', 'checkpoint-0.pth.tar', 'last.pth.tar', 'model_best.pth.tar', 'notes.txt', 'summary.csv'}
+        'args.yaml', 'checkpoint-0.pth.tar', 'last.pth.tar', 'model_best.pth.tar', 'notes.txt', 'predictions',
+        'progress.png', 'run.json', 'summary.csv', 'times.csv'}
+    assert files(run / 'predictions') == {'epoch-0.png'}
     assert 'overwrite' not in yaml.safe_load((run / 'args.yaml').read_text())
 
 
@@ -250,7 +252,8 @@ def test_an_unchanged_run_goes_on_with_its_batch(begun, tmp_path, caplog):
     assert learn(*begun, '--smoothness', 1) == 0  # of depth only
     assert 'recovery-0-1.pth.tar, going on with epoch 0, batch 1\n' in caplog.text
     assert files(tmp_path / 'run') == {
-        'args.yaml', 'checkpoint-0.pth.tar', 'last.pth.tar', 'model_best.pth.tar', 'summary.csv'}
+        'args.yaml', 'checkpoint-0.pth.tar', 'last.pth.tar', 'model_best.pth.tar', 'predictions', 'progress.png',
+        'run.json', 'summary.csv', 'times.csv'}
 
 
 def test_what_may_be_allowed_is_listed(capsys):

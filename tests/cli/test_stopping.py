@@ -14,7 +14,7 @@ from running import ROOT, distributed, summary
 
 from rexnet_timm.__main__ import main
 from rexnet_timm.cli.lock import folder_lock
-from rexnet_timm.cli.parsing import UsageError
+from rexnet_timm.cli.mistakes import UsageError
 from rexnet_timm.files import load_checkpoint_file
 from rexnet_timm.training.updates import Updates
 
@@ -69,7 +69,7 @@ def test_a_signal_stops_after_the_update_and_the_run_goes_on_bit_for_bit(name, u
     assert not (tmp_path / 'a' / 'lock').exists()
 
 
-def test_a_folder_has_one_run_at_a_time(tmp_path):
+def test_a_folder_has_one_run_at_a_time(tmp_path, capsys):
     holder = subprocess.Popen(
         [sys.executable, '-c', 'import sys; from rexnet_timm.cli.lock import folder_lock\n'
          'with folder_lock(sys.argv[1]): print("held", flush=True); sys.stdin.read()', str(tmp_path)],
@@ -82,6 +82,10 @@ def test_a_folder_has_one_run_at_a_time(tmp_path):
         (tmp_path / 'args.yaml').write_text('mine')
         assert train(tmp_path.parent, tmp_path.name, '--overwrite') == 2
         assert (tmp_path / 'args.yaml').read_text() == 'mine'
+        capsys.readouterr()
+        (tmp_path / 'last.pth.tar').write_text('is being replaced')  # its files are not read before
+        assert train(tmp_path.parent, tmp_path.name, '--resume', 'auto') == 2
+        assert f'is in use by process {holder.pid} on ' in capsys.readouterr().err
     finally:
         holder.kill()
         holder.wait()
@@ -156,7 +160,7 @@ only_linux = pytest.mark.skipif(not Path('/proc/self/environ').exists(), reason=
 def test_all_processes_stop_at_one_signal_to_one_of_them(name, running, tmp_path):
     launcher, ranks = running(*LONG)
     os.kill(ranks[1], signal.Signals[name])
-    assert launcher.wait(60) == 128 + signal.Signals[name]
+    assert launcher.wait(180) == 128 + signal.Signals[name]
     log = (tmp_path / 'log').read_text()
     assert len(re.findall(f'rexnet train: {name}: stopped (in|after) epoch ', log)) == 1
     assert 'Traceback' not in log and 'Process' not in log.splitlines()[-1]
@@ -171,7 +175,7 @@ def test_a_second_signal_ends_at_once(running, tmp_path):
     os.kill(ranks[1], signal.SIGTERM)
     time.sleep(2)
     os.kill(ranks[1], signal.SIGTERM)
-    wait_for(lambda: not Path(f'/proc/{ranks[1]}/cmdline').exists() or launcher.poll() is not None, 60)
+    wait_for(lambda: not Path(f'/proc/{ranks[1]}/cmdline').exists() or launcher.poll() is not None, 180)
 
 
 @pytest.mark.slow
@@ -180,7 +184,7 @@ def test_a_second_signal_ends_at_once(running, tmp_path):
 def test_a_killed_process_is_named_and_its_run_goes_on(rank, running, tmp_path):
     launcher, ranks = running(*LONG)
     os.kill(ranks[rank], signal.SIGKILL)
-    assert launcher.wait(60) == 128 + signal.SIGKILL
+    assert launcher.wait(180) == 128 + signal.SIGKILL
     log = (tmp_path / 'log').read_text()
     assert f'Process {rank} was ended by SIGKILL, often by the system for lack of memory.' in log
     assert f'rexnet train: process {1 - rank} stops, since another process of the run has ended.' in log
@@ -205,7 +209,7 @@ def test_processes_end_with_their_launcher(running, tmp_path):
     launcher, ranks = running(*LONG)
     launcher.kill()
     launcher.wait()
-    wait_for(lambda: not any(Path(f'/proc/{process}/cmdline').exists() for process in ranks.values()), 30)
+    wait_for(lambda: not any(Path(f'/proc/{process}/cmdline').exists() for process in ranks.values()), 120)
     assert re.search('SIGTERM: stopped (in|after) epoch', (tmp_path / 'log').read_text())
 
 
@@ -214,7 +218,7 @@ def test_processes_end_with_their_launcher(running, tmp_path):
 def test_a_process_that_hangs_ends_the_run(running, tmp_path):
     launcher, ranks = running(*LONG, '--dist-timeout', '5')
     os.kill(ranks[1], signal.SIGSTOP)
-    assert launcher.wait(90) != 0
+    assert launcher.wait(180) != 0
     log = (tmp_path / 'log').read_text()
     assert 'rexnet train: process 0 stops, since it has waited for another one longer than --dist-timeout.' in log
     assert list((tmp_path / 'a').glob('*.pth.tar'))

@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import re
+import shutil
 import socket
 import time
 from pathlib import Path
@@ -101,13 +102,14 @@ def survives(name: str, processes: int, kills: int, folder: Path, classes: Path,
         done += killed.start(None if operation else draw.uniform(0.3, 1) * seconds, operation) == -9
         if load_finished(killed.run):
             for path in killed.run.iterdir():  # begin again, so that there is something to kill
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
             killed.written.unlink(missing_ok=True)
     assert done == kills
     assert killed.start() == 0
     assert killed.start() == 0  # a finished run has nothing left to do
     assert 'Nothing to train: 2 of 2 epochs are done' in killed.log.read_text()
     assert_same_runs(alone.run, killed.run, without=['output'])
+    assert [path.name for path in sorted(killed.run.glob('predictions/*'))] == ['epoch-0.png', 'epoch-1.png']
     expected = alone.lines()
     assert killed.lines() == expected and all(len(said) == 1 for said in expected.values())
 
@@ -123,7 +125,6 @@ def test_three_kills(name, tmp_path, classes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name, processes, kills', [
-    ('segmentation, all at once', 1, 5), ('depth', 1, 4), ('classification', 1, 4),
-    ('segmentation, all at once', 2, 4), ('classification', 2, 4), ('segmentation', 3, 2)])
+    ('depth', 1, 4), ('segmentation, all at once', 2, 4), ('classification', 2, 4), ('segmentation', 3, 2)])
 def test_many_kills(name, processes, kills, tmp_path, classes):
     survives(name, processes, kills, tmp_path, classes, seed=processes)

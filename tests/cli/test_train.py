@@ -44,6 +44,7 @@ def mask_arguments(folder: Path, tmp_path: Path, *args: str) -> list[str]:
 def test_segmentation_trains_on_two_processes(mask_folder, tmp_path):
     result = distributed(2, *mask_arguments(mask_folder, tmp_path, '--batch-size', '2'), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
+    assert 'FutureWarning' not in result.stderr  # of timm's call of DistributedDataParallel
     rows = summary(tmp_path / 'run')
     assert len(rows) == 2
     assert {'train_loss_scale_4', 'eval_miou', 'eval_mdice', 'eval_pixel_acc', 'eval_iou_class 2'} <= rows[0].keys()
@@ -270,6 +271,16 @@ def test_folders_of_classes_are_refused_with_the_model_that_fits(mask_folder, tm
     write_class_folder(tmp_path / 'classes')
     assert train.main(mask_arguments(tmp_path / 'classes', tmp_path)) == 2
     assert 'holds folders of images without any: pass --model rexnetv1_1_0' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('words', [[], ['--num-classes', '3']])
+def test_data_that_are_not_found_come_before_their_classes(words, tmp_path, capsys):
+    data = tmp_path / 'photos'
+    data.mkdir()
+    Image.new('RGB', (8, 8)).save(data / 'a.jpg')
+    assert train.main([str(data), '--model', 'rexnetv1_unet_test', *words]) == 2
+    error = capsys.readouterr().err
+    assert 'No folders of images and masks for split "train"' in error and 'needed' not in error
 
 
 def test_a_mistake_of_the_program_is_not_dressed_up(mask_folder, tmp_path, monkeypatch):

@@ -70,7 +70,7 @@ def test_runs_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
     (None, dict(dataset='synthetic', model='rexdepth'),
      'got dataset synthetic: give a folder of images and depth, dataset synthetic-depth'),
     ('nowhere', dict(model='rexnetv1_unet_test', num_classes=2), "folder of the data must exist, 'nowhere' does not"),
-    (Path('.'), dict(model='rexnetv1_unet_test'), '^num_classes is needed for segmentation'),
+    (Path('.'), dict(model='rexnetv1_unet_test'), '^No folders of images and masks for split "train": . has no'),
 ])
 def test_a_mistake_is_an_error_in_the_words_of_python(data, options, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

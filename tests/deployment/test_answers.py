@@ -153,5 +153,5 @@ def test_what_is_refused(make, message, tmp_path):
 
 def test_bands_that_the_model_does_not_take(photo, tmp_path):
     model = rexnet_timm.MultiScaleUnet('rexnetv1_test', classes=3, in_channels=4).eval()
-    with pytest.raises(ValueError, match='as the model has channels, 4: .*photo.png has 3; train'):
+    with pytest.raises(ValueError, match='as the model has channels, 4: .*photo.png has 3; take images with 4 bands'):
         Answerer(Predictor(model), 10_000, tmp_path)(photo)

@@ -41,10 +41,12 @@ def test_a_mask_on_the_page(photo, tmp_path):
     answer = shown[page.state]
     assert shown[page.upload] is None, 'the next image can be dropped at once'
     assert shown[page.result]['visible'] and shown[page.controls]['visible'] and not shown[page.problem]['visible']
-    assert shown[page.picture] == answer.paint(0.5) and shown[page.download] == str(answer.file)
+    assert answer.background == {0} and shown[page.picture] == answer.paint(0.5, [0])
+    assert shown[page.download] == str(answer.file)
     assert shown[page.about] == '<p>&lt;i&gt;photo.png: 64 x 48 pixels</p>'
     choices, ticked = shown[page.classes]['choices'], shown[page.classes]['value']
-    assert [index for _, index in choices] == ticked == list(answer.shares)
+    assert [index for _, index in choices] == list(answer.shares)
+    assert ticked == [index for index in answer.shares if index != 0]
     for (text, index), share in zip(choices, answer.shares.values(), strict=True):
         assert text.startswith(f'{answer.preview.class_name(index)}: ') and text.endswith(' %')
         assert share < 0.001 or abs(float(text.split()[-2]) - 100 * share) <= 0.051

@@ -118,6 +118,10 @@ def test_what_is_no_model_is_refused(tmp_path):
         load_model(tmp_path / 'gone.pth')
     with pytest.raises(ValueError, match="model_best.pth.tar or last.pth.tar, or .* config.json; '.*' has neither"):
         load_model(tmp_path)
+    (tmp_path / 'runs' / 'night').mkdir(parents=True)
+    (tmp_path / 'runs' / 'night' / 'last.pth.tar').touch()
+    with pytest.raises(ValueError, match="has neither, but holds runs: take '.*night'"):
+        load_model(tmp_path / 'runs')
     torch.save({'weight': torch.zeros(1)}, tmp_path / 'weights.pth')
     with pytest.raises(ValueError, match="weights.pth' holds weights and does not say of which network"):
         load_model(tmp_path / 'weights.pth')
@@ -156,7 +160,7 @@ def test_a_description_survives_json():
 
 
 @pytest.mark.parametrize('values, message', [
-    (dict(task='detection'), "task must be one of segmentation, depth, classification, got 'detection'"),
+    (dict(task=''), "task must be one of segmentation, depth, classification, or the name of another, got ''"),
     (dict(class_names=('a',), colors=((0, 0, 0), (1, 1, 1))), 'one entry for each of the 1 class names, got 2'),
 ])
 def test_a_description_is_checked(values, message):

@@ -7,11 +7,15 @@ from rexnet_timm.deployment.pictures import (
     IGNORED_COLOR,
     MARGIN,
     TEXT_SIZE,
+    class_sheet,
     colorize_depth,
     confusion_picture,
     error_map,
+    paint_over,
     sample_sheet,
     to_picture,
+    with_legend,
+    with_scale,
     worst_sheet,
 )
 
@@ -77,3 +81,43 @@ def test_samples_with_their_masks():
     deep = image.double() * 100 / 3
     deep[:, :, :5] = 0
     assert sample_sheet([('b', deep, labels)], ['ground', 'unseen', 'car'], colors).size[0] > 700
+
+
+def test_what_is_not_painted_stays_as_it_is():
+    picture = Image.new('RGB', (4, 1), (100, 100, 100))
+    colors = np.array([(0, 0, 0), (200, 0, 0)], np.uint8)
+    painted = np.array(paint_over(picture, torch.tensor([[0, 1, 1, 7]]), colors, 0.5, {0}))[0].tolist()
+    assert painted == [[100] * 3, [150, 50, 50], [150, 50, 50], [80] * 3]
+    assert np.array(paint_over(picture, np.array([[0, 1, 1, 7]]), colors, 1.))[0, 0].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize('width', [20, 240, 3000])
+@pytest.mark.parametrize('number', [1, 11, 40])
+def test_a_legend_has_all_names_whole_below_the_picture(width, number):
+    colors = np.array([(index, 200, 255 - index) for index in range(number)], np.uint8)
+    picture = Image.new('RGB', (width, 30), (9, 9, 9))
+    result = np.array(with_legend(picture, [f'a class {index}' for index in range(number)], colors))
+    assert (result[:30, :width] == 9).all()
+    below = result[30:].reshape(-1, 3)
+    swatches = [int((below == color).all(-1).sum()) for color in colors]
+    assert len(set(swatches)) == 1 and swatches[0] >= 9 * 9
+    assert (result[30:, -4:] == 255).all()  # no name is cut at the right
+    assert with_legend(picture, [], colors[:0]) is picture
+
+
+def test_a_scale_runs_from_end_to_end():
+    ramp = np.array([(0, 0, 0), (200, 0, 0)], np.uint8)
+    result = np.array(with_scale(Image.new('RGB', (300, 20)), ramp, '1 m', '80 m'))
+    row = result[20 + MARGIN + 5, 60:220, 0].astype(int)
+    assert (np.diff(row) >= 0).all() and row[0] < 60 and row[-1] > 140
+    assert with_scale(Image.new('RGB', (10, 20)), ramp, '1 m', '80 m').width > 80
+
+
+def test_pictures_of_classes_stand_above_their_lines():
+    cells = [(Image.new('RGB', (40, 20), (0, 0, 255)), [('truth: a', None), ('guess: ' + 'b' * 200, index == 0)])
+             for index in range(5)]
+    sheet = np.array(class_sheet(cells, columns=2, width=60))
+    assert sheet.shape[1] == 2 * 68 + 8 and (sheet == (0, 0, 255)).all(-1).sum() == 5 * 60 * 30
+    green, red = ((sheet == color).all(-1).sum() for color in ((26, 127, 55), (180, 35, 24)))
+    assert red == 4 * green > 0
+    assert (sheet[:, -MARGIN:] == 255).all()

@@ -1,5 +1,6 @@
 """`Predictor` on networks whose results are known, and on trained ones."""
 import csv
+import io
 
 import numpy as np
 import pytest
@@ -32,6 +33,17 @@ def test_a_mask_by_hand(make, tmp_path):
     assert result.probabilities.dtype == np.float32
     np.testing.assert_allclose(result.probabilities, expected, rtol=1e-5)
     assert result.depth is None and result.scores is None
+
+
+def test_a_notebook_shows_the_overlay():
+    result = predict(brightest(), PIXELS)
+    assert repr(result) == '<Prediction of segmentation, 3 x 2>'
+    shown = Image.open(io.BytesIO(result._repr_png_()))
+    assert shown.format == 'PNG' and np.array_equal(np.array(shown), np.array(result.overlay()))
+    scores = np.array([0.25, 0.75], np.float32)
+    classes = Prediction(
+        result.image, DataDescription(task='classification', class_names=('a', 'b')), 2, scores=scores)
+    assert repr(classes) == '<Prediction of classification, 3 x 2, b 0.75, a 0.25>' and classes._repr_png_() is None
 
 
 def test_mean_std_and_range_are_those_of_the_data():
@@ -229,6 +241,34 @@ def test_classes_that_are_not_asked_for_stay_unpainted():
     assert np.array_equal(np.array(result.overlay(1, classes=(0, 2))), expected)
     assert np.array_equal(np.array(result.overlay(0.7, classes=())), PIXELS)
     assert np.array_equal(np.array(result.picture()), PIXELS)
+
+
+@pytest.mark.parametrize('names, unpainted', [
+    (('red', 'green', 'blue'), ()), (('Background', 'green', 'blue'), (0,)), (('red', 'green', '_background_'), (2,)),
+    ((), ())])
+def test_the_background_stays_unpainted_and_has_no_name_in_the_legend(names, unpainted):
+    result, mask = predict(brightest(class_names=names, colors=COLORS if names else ()), PIXELS), np.array(MASK)
+    colors = result.description.palette(3)
+    expected = np.where(np.isin(mask, unpainted)[..., None], PIXELS, colors[mask])
+    assert np.array_equal(np.array(result.overlay(1)), expected)
+    assert np.array_equal(np.array(result.overlay(1, classes=range(3))), colors[mask])
+    legend = np.array(result.overlay(1, legend=True))[len(MASK):].reshape(-1, 3).tolist()
+    assert [color in legend for color in colors.tolist()] == [index not in unpainted for index in range(3)]
+
+
+def test_colours_of_very_many_classes_repeat():
+    mask = np.array([[3, 1027, 1500]], np.uint16)  # of which the first two have one colour
+    result = Prediction(torch.zeros(3, 1, 3, dtype=torch.uint8), DataDescription(), 2000, mask=mask)
+    colors = np.array(result.overlay(1, classes=(1027,)))
+    assert colors[0, 1].tolist() == result.description.palette(1024)[3].tolist()
+    assert not colors[0, 0].any() and not colors[0, 2].any()
+    assert result.overlay(legend=True).height > 1
+
+
+@pytest.mark.parametrize('names, expected', [
+    ((), {0}), (('no crack', 'crack'), {0}), (('pet', 'background'), {1}), (('void', 'background'), {0, 1})])
+def test_of_two_classes_one_is_the_background(names, expected):
+    assert DataDescription(class_names=names).background(2) == expected
 
 
 def test_what_cannot_be_written_is_refused(tmp_path):

@@ -1,7 +1,7 @@
 """What every kind of run has: the methods that a run asks, and how its model takes images."""
 import argparse
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -11,6 +11,7 @@ from timm.data import resolve_data_config
 from timm.task import TrainingTask
 
 from ...data import DataDescription
+from ...data.formats import is_there
 from ...errors import first_sentence, is_refusal
 from ...models import rexnetv1
 from ...models.any_encoder import encoder_arguments, min_training_batch
@@ -32,12 +33,26 @@ class Kind:
         without_effect: Options that this kind does not read.
         needs: Options that it reads in some runs only.
         takes_files: Whether a file may stand for the folder of the data, as it describes one.
+        defaults: Of options whose default is another one for this kind.
+        rates: Learning rates by optimizer, where none is told; those of other optimizers follow --lr-base.
     """
 
     name: str
     without_effect: frozenset[str]
     needs: tuple[Need, ...] = NEEDS
     takes_files = False
+    defaults: Mapping[str, Any] = {}
+    rates: Mapping[str, float] = {}
+
+    def defaults_beside(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The defaults of this kind beside what is given, the learning rate of the optimizer included."""
+        defaults = dict(self.defaults)
+        optimizer = {**defaults, **given}.get('opt')
+        if optimizer in self.rates and not given.keys() & {'lr_base', 'lr_base_size', 'lr_base_scale'}:
+            defaults['lr'] = self.rates[optimizer]
+        if given.get('sched') == 'plateau':  # which follows the metric of each epoch
+            defaults.pop('sched_on_updates', None)
+        return defaults
 
     def check(self, args: argparse.Namespace) -> None:
         """Say which options have no effect, and refuse a data set that belongs to another kind.
@@ -50,7 +65,7 @@ class Kind:
                 f'--dataset {args.dataset} is built in and reads no folder, got {args.data_dir!r} too: leave out one '
                 'of the two.')
         if args.data_dir is not None and not (os.path.isdir(args.data_dir) or (
-                self.takes_files and os.path.isfile(args.data_dir))):
+                self.takes_files and is_there(args.data_dir))):
             raise ValueError(f'The folder of the data must exist, {args.data_dir!r} does not.')
         warn_of_unused(args, self.name, self.without_effect, self.needs)
 

@@ -9,8 +9,13 @@ from ...data import create_segmentation_loader
 from ..build import Process
 from .base import Batches, least_batch
 
-__all__ = ['check_interpolation', 'dense_loaders', 'lengths', 'scale_weights']
+__all__ = ['DENSE_DEFAULTS', 'check_interpolation', 'dense_loaders', 'lengths', 'scale_weights']
 
+# What trains networks of pixels on some hundred images in hours (docs/experiments.md). The parser's are timm's, for a
+# million images of classes.
+DENSE_DEFAULTS = {
+    'batch_size': 8, 'epochs': 100, 'opt': 'adamw', 'weight_decay': 0.01, 'sched_on_updates': True, 'warmup_epochs': 1,
+    'warmup_lr': 1e-4}
 DENSE_INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic')
 
 

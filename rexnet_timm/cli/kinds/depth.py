@@ -15,7 +15,7 @@ from ..build import Process, in_channels
 from ..data_options import depth_summary, described_depth
 from ..unused import CLASSIFICATION, NEEDS, NEEDS_OF_DEPTH, NEEDS_OF_SCALES, OF_LAYOUT, SEGMENTATION
 from .base import Batches, Kind, data_config
-from .dense import check_interpolation, dense_loaders, lengths, scale_weights
+from .dense import DENSE_DEFAULTS, check_interpolation, dense_loaders, lengths, scale_weights
 
 _logger = logging.getLogger(__name__)
 
@@ -29,6 +29,8 @@ class Depth(Kind):
     without_effect = frozenset((CLASSIFICATION | SEGMENTATION | {'scale', 'vflip'}) - OF_LAYOUT)
     needs = (*NEEDS, *NEEDS_OF_SCALES, *NEEDS_OF_DEPTH)
     takes_files = True
+    defaults = DENSE_DEFAULTS
+    rates = {'adamw': 1e-3}
 
     def check(self, args: argparse.Namespace) -> None:
         if args.dataset not in ('', 'synthetic-depth'):

@@ -2,6 +2,7 @@
 import argparse
 import logging
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch.nn as nn
@@ -10,7 +11,7 @@ from timm.task import TrainingTask
 from ...data import DataDescription, SegmentationFolder, SyntheticShapes, create_segmentation_transform
 from ...data.bands import EIGHT_BITS
 from ...data.description import IMAGE_EXTENSIONS
-from ...data.formats import holds_masks
+from ...data.formats import data_above, holds_masks
 from ...training.base_losses import create_segmentation_loss
 from ...training.losses import MultiScaleLoss
 from ...training.tasks import SegmentationTask
@@ -18,7 +19,7 @@ from ..build import Process, in_channels, is_smp
 from ..data_options import described, scale_words, summary
 from ..unused import CLASSIFICATION, DEPTH, NEEDS, NEEDS_OF_SCALES, NEEDS_OF_SEGMENTATION, SCALES, warn_of_unused
 from .base import Batches, Kind, data_config, names_of_split
-from .dense import check_interpolation, dense_loaders, lengths, scale_weights
+from .dense import DENSE_DEFAULTS, check_interpolation, dense_loaders, lengths, scale_weights
 
 _logger = logging.getLogger(__name__)
 
@@ -32,18 +33,33 @@ class Segmentation(Kind):
     without_effect = frozenset(CLASSIFICATION | DEPTH)
     needs = (*NEEDS, *NEEDS_OF_SCALES, *NEEDS_OF_SEGMENTATION)
     takes_files = True
+    defaults = {**DENSE_DEFAULTS, 'opt': 'nmuon', 'seg_loss': 'ce+dice+dice'}
+    rates = {'nmuon': 2e-3, 'adamw': 1e-3}
 
     def __init__(self) -> None:
         self._data: DataDescription | None = None
 
+    def defaults_beside(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        defaults = super().defaults_beside(given)
+        if given.get('scale_target') == 'soft':
+            del defaults['seg_loss']  # shares of classes are a target of the cross entropy only
+        return defaults
+
     def _described(self, args: argparse.Namespace) -> DataDescription:
         """What is known of the data, found once a run."""
         if self._data is None:
-            is_said = os.path.isfile(args.data_dir) or args.image_dir or args.data_format not in (None, 'auto')
-            if not is_said and not holds_masks(args.data_dir, args.train_split) and _has_class_folders(args):
-                raise ValueError(
-                    f'--model {args.model} learns masks, and {args.data_dir!r} holds folders of images without any: '
-                    'pass --model rexnetv1_1_0 where they are classes, or add a folder of masks beside each.')
+            is_said = not os.path.isdir(args.data_dir) or args.image_dir or args.data_format not in (None, 'auto')
+            if not is_said and not holds_masks(args.data_dir, args.train_split):
+                above = data_above(args.data_dir)
+                if above is not None:
+                    raise ValueError(
+                        f'{args.data_dir!r} is a part of a data set: {above[0]!r} is of the format {above[1]}; pass '
+                        'that folder.')
+                if _has_class_folders(args):
+                    raise ValueError(
+                        f'--model {args.model} learns masks, and {args.data_dir!r} holds folders of images without '
+                        'any: pass --model rexnetv1_1_0 where they are classes, or add a folder of masks beside each, '
+                        'or name the folders by --image-dir and --mask-dir.')
             self._data = described(args, args.data_dir, args.ignore_index)
         return self._data
 
@@ -74,7 +90,10 @@ class Segmentation(Kind):
             return SyntheticShapes(1).num_classes
         number = self._described(args).num_classes
         if number is None:
-            raise ValueError('--num-classes is needed for segmentation: the classes of the masks, or 1 if binary.')
+            self._described(args).source.samples(args.train_split)  # where there are no masks, that is the mistake
+            raise ValueError(
+                '--num-classes is needed for segmentation: the classes of the masks, or 1 if binary. "rexnet check" '
+                'counts them.')
         return number
 
     def datasets(self, args: argparse.Namespace, num_classes: int) -> tuple[Any, Any]:
@@ -90,11 +109,14 @@ class Segmentation(Kind):
         known = self._described(args).seen_as(train_set.description)
         datasets = train_set, SegmentationFolder(known, args.val_split, num_classes, in_chans=train_set.in_chans)
         told = train_set.told_of_labels()
+        lines = [*train_set.told_of_images(), datasets[1].cut_large()]
+        if args.no_aug:  # whole images, or whole tiles, are resized to the crop
+            lines.append(train_set.cut_large())
         if int(os.environ.get('RANK') or 0) == 0:
             _logger.info(summary(datasets))
             if told and 'looked at' in told:
                 told += '; "rexnet check" counts all'
-            for line in (*train_set.told_of_images(), *([told] if told else ())):
+            for line in filter(None, (*lines, told)):
                 _logger.warning(line)
         return datasets
 
@@ -130,6 +152,8 @@ class Segmentation(Kind):
             raise ValueError(
                 f'--model {args.model} takes multiples of {size_divisor}, got crops of {crop_size[0]} x '
                 f'{crop_size[1]}: change --img-size or --input-size.')
+        if args.class_balanced_crops and not args.no_aug and isinstance(datasets[0], SegmentationFolder):
+            datasets[0].find_classes()
         for is_training, dataset in zip((True, False), datasets, strict=True):
             dataset.transform = create_segmentation_transform(
                 is_training and not args.no_aug,
