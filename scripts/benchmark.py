@@ -16,6 +16,7 @@ A table is printed; benchmark.csv and a picture for each size and batch are writ
     python scripts/benchmark.py --exported --output output/benchmark
 """
 import argparse
+import functools
 import itertools
 import multiprocessing
 import resource
@@ -37,40 +38,43 @@ from rexnet_timm.deployment.pictures import draw_bars
 from rexnet_timm.deployment.results import write_rows
 from rexnet_timm.training.engine import Precision
 
-ENCODER = 'tu-rexnet_100'  # timm's ReXNet 1.0x, whose numbers of channels are ours
-REFERENCE = f"smp.Unet('{ENCODER}')"
+# What SMP has of itself where ours is another: timm's ReXNet 1.0x has as many channels as ours
+PEER_ENCODERS = {'rexnetv1': 'tu-rexnet_100'}
+OURS = 'multiscaleunet, light'
+REFERENCE = 'smp.Unet'
 CLASSES = 11
-LEAN_OFF = 'rexnetv1_unet_1_0, REXNET_LEAN=0'
-FUSED = 'rexnetv1_unet_1_0, fused'
+LEAN_OFF = f'{OURS}, REXNET_LEAN=0'
+FUSED = (f'{OURS}, fused', 'multiscaleunet, dense, fused')
 
 
-def unet() -> torch.nn.Module:
-    return rexnet_timm.MultiScaleUnet('rexnetv1', classes=CLASSES)
+def unet(encoder_name: str, decoder_type: str = 'light') -> torch.nn.Module:
+    return rexnet_timm.MultiScaleUnet(encoder_name, classes=CLASSES, decoder_type=decoder_type)
 
 
-def checkpointed() -> torch.nn.Module:
-    model = unet()
+def checkpointed(encoder_name: str) -> torch.nn.Module:
+    model = unet(encoder_name)
     model.set_grad_checkpointing()
     return model
 
 
-def peer(architecture: str, encoder_name: str = ENCODER) -> torch.nn.Module:
-    return smp.create_model(architecture, encoder_name=encoder_name, encoder_weights=None, classes=CLASSES)
+def peer(architecture: str, encoder_name: str) -> torch.nn.Module:
+    return smp.create_model(
+        architecture, encoder_name=PEER_ENCODERS.get(encoder_name, encoder_name), encoder_weights=None, classes=CLASSES)
 
 
-MODELS: dict[str, Callable[[], torch.nn.Module]] = {
-    'rexnetv1_unet_1_0': unet,
+MODELS: dict[str, Callable[[str], torch.nn.Module]] = {
+    OURS: unet,
+    'multiscaleunet, dense': functools.partial(unet, decoder_type='dense'),
     LEAN_OFF: unet,
-    FUSED: lambda: rexnet_timm.fuse(unet()),
-    'rexnetv1_unet_1_0, checkpointing': checkpointed,
-    'encoder only': lambda: rexnet_timm.create_encoder('rexnetv1'),
-    REFERENCE: lambda: peer('unet'),
-    "smp.Unet('resnet34')": lambda: peer('unet', 'resnet34'),
-    f"smp.UnetPlusPlus('{ENCODER}')": lambda: peer('unetplusplus'),
-    f"smp.FPN('{ENCODER}')": lambda: peer('fpn'),
-    f"smp.DeepLabV3Plus('{ENCODER}')": lambda: peer('deeplabv3plus'),
+    FUSED[0]: lambda encoder_name: rexnet_timm.fuse(unet(encoder_name)),
+    FUSED[1]: lambda encoder_name: rexnet_timm.fuse(unet(encoder_name, 'dense')),
+    f'{OURS}, checkpointing': checkpointed,
+    'encoder only': rexnet_timm.create_encoder,
+    REFERENCE: functools.partial(peer, 'unet'),
+    **{f'smp.{name}': functools.partial(peer, name.lower())
+       for name in ('FPN', 'DeepLabV3Plus', 'Segformer', 'UPerNet', 'MAnet')},
 }
-EXPORTED_MODELS = benchmark_exported.exported_models(ENCODER, 'rexnetv1_unet_1_0', REFERENCE, unet, peer)
+EXPORTED = [name for name in MODELS if name not in (LEAN_OFF, *FUSED, f'{OURS}, checkpointing')]
 
 
 def loss_of(output: torch.Tensor | list[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
@@ -84,12 +88,13 @@ def loss_of(output: torch.Tensor | list[torch.Tensor], target: torch.Tensor) -> 
 class Case:
     """One model at one size."""
 
-    def __init__(self, name: str, size: int, batch_size: int, device: torch.device, amp: bool):
+    def __init__(self, name: str, size: int, batch_size: int, device: torch.device, amp: bool,
+                 encoder_name: str = 'rexnetv1'):
         rexnet_timm.set_lean(name != LEAN_OFF)
         self.name = name
         self.device = device
         self.precision = Precision.create(device, amp)
-        self.model = MODELS[name]().to(device)
+        self.model = MODELS[name](encoder_name).to(device)
         self.input = torch.randn(batch_size, 3, size, size, device=device)
         self.target = torch.randint(CLASSES, (batch_size, size, size), device=device)
 
@@ -127,7 +132,7 @@ class Case:
 
     def time_training(self) -> list[float]:
         """Seconds of forward, loss and backward, twice; none of a model that cannot train."""
-        if self.name == FUSED:
+        if self.name in FUSED:
             return []
         self.model.train()
         return self._seconds(self.train_step)
@@ -145,12 +150,13 @@ def _take_turns(
         batch_size: int,
         device: str,
         amp: bool,
+        encoder_name: str,
         threads: int,
         connection: Connection,
 ) -> None:
     """A process of `time_models`: answers each memory format with the seconds of a turn, until it gets None."""
     torch.set_num_threads(threads)
-    case = Case(name, size, batch_size, torch.device(device), amp)
+    case = Case(name, size, batch_size, torch.device(device), amp, encoder_name)
     while (channels_last := connection.recv()) is not None:
         case.set_format(channels_last)
         connection.send((case.time_training(), case.time_inference()))
@@ -163,6 +169,7 @@ def time_models(
         rounds: int,
         device: torch.device,
         amp: bool,
+        encoder_name: str,
 ) -> dict[tuple[str, bool], dict[str, list[float]]]:
     """Seconds of two steps a round, {(name, channels_last): {'training': [...], 'inference': [...]}}."""
     context = multiprocessing.get_context('spawn')
@@ -171,7 +178,7 @@ def time_models(
         connections[name], theirs = context.Pipe()
         process = context.Process(
             target=_take_turns, daemon=True,
-            args=(name, size, batch_size, device.type, amp, torch.get_num_threads(), theirs))
+            args=(name, size, batch_size, device.type, amp, encoder_name, torch.get_num_threads(), theirs))
         process.start()
         theirs.close()  # so that the end of a process ends the wait for it
         processes.append(process)
@@ -203,8 +210,9 @@ def _resident_size(kind: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _peak_memory(name: str, size: int, batch_size: int, channels_last: bool, device: str, queue) -> None:
-    case = Case(name, size, batch_size, torch.device(device), amp=False)
+def _peak_memory(
+        name: str, size: int, batch_size: int, channels_last: bool, device: str, encoder_name: str, queue) -> None:
+    case = Case(name, size, batch_size, torch.device(device), False, encoder_name)
     case.set_format(channels_last)
     case.model.train()
     before = torch.cuda.memory_allocated() if device == 'cuda' else _resident_size('VmRSS')
@@ -213,11 +221,13 @@ def _peak_memory(name: str, size: int, batch_size: int, channels_last: bool, dev
     queue.put((torch.cuda.max_memory_allocated() if device == 'cuda' else _resident_size('VmHWM')) - before)
 
 
-def peak_memory(name: str, size: int, batch_size: int, channels_last: bool, device: torch.device) -> float:
+def peak_memory(
+        name: str, size: int, batch_size: int, channels_last: bool, device: torch.device, encoder_name: str) -> float:
     """MiB that two training steps need over the process before them, measured in a process of its own."""
     context = multiprocessing.get_context('spawn')
     queue = context.SimpleQueue()
-    process = context.Process(target=_peak_memory, args=(name, size, batch_size, channels_last, device.type, queue))
+    process = context.Process(target=_peak_memory,
+                              args=(name, size, batch_size, channels_last, device.type, encoder_name, queue))
     process.start()
     process.join()
     if process.exitcode != 0:
@@ -225,9 +235,9 @@ def peak_memory(name: str, size: int, batch_size: int, channels_last: bool, devi
     return queue.get() / 2 ** 20
 
 
-def cost(name: str, size: int) -> tuple[float, float]:
+def cost(name: str, size: int, encoder_name: str) -> tuple[float, float]:
     """Millions of parameters, and GMACs of one image in evaluation mode."""
-    model = MODELS[name]().eval()
+    model = MODELS[name](encoder_name).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(torch.randn(1, 3, size, size))
     return sum(parameter.numel() for parameter in model.parameters()) / 1e6, counter.get_total_flops() / 2e9
@@ -236,10 +246,10 @@ def cost(name: str, size: int) -> tuple[float, float]:
 def measure(args: argparse.Namespace, size: int, batch_size: int) -> list[dict[str, float | str]]:
     """A row for each model, in its best memory format for each of training and inference, as far as it does both."""
     device = torch.device(args.device)
-    seconds = time_models(args.models, size, batch_size, args.rounds, device, args.amp)
+    seconds = time_models(args.models, size, batch_size, args.rounds, device, args.amp, args.encoder_name)
     rows = []
     for name in args.models:
-        params, gmacs = cost(name, size)
+        params, gmacs = cost(name, size, args.encoder_name)
         row: dict[str, float | str] = {
             'model': name, 'size': size, 'batch_size': batch_size, 'params_m': params, 'gmacs': gmacs}
         for kind in ('training', 'inference'):
@@ -254,7 +264,8 @@ def measure(args: argparse.Namespace, size: int, batch_size: int) -> list[dict[s
                 f'{kind}_ms_nhwc': 1e3 * medians[True], f'{kind}_ms_quartile_1': 1e3 * quartiles[0],
                 f'{kind}_ms_quartile_3': 1e3 * quartiles[2], f'{kind}_format': 'NHWC' if best else 'NCHW'}
         if not args.no_memory and 'training_format' in row:
-            row['memory_mib'] = peak_memory(name, size, batch_size, row['training_format'] == 'NHWC', device)
+            row['memory_mib'] = peak_memory(name, size, batch_size, row['training_format'] == 'NHWC', device,
+                                            args.encoder_name)
         rows.append(row)
     reference = next((row for row in rows if row['model'] == REFERENCE), rows[0])
     for row in rows:
@@ -288,8 +299,10 @@ def _ratio(row: dict[str, float | str], kind: str) -> str:
 def main(argv: Sequence[str] | None = None) -> list[dict[str, float | str]]:
     """Measure, print and write; returns the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--models', nargs='+', choices=list({**MODELS, **EXPORTED_MODELS}), metavar='NAME',
+    parser.add_argument('--models', nargs='+', choices=list(MODELS), metavar='NAME',
                         help='default: all that the kind of measurement has')
+    parser.add_argument('--encoder-name', default='rexnetv1', metavar='NAME',
+                        help="of all models but for 'rexnetv1', beside which SMP's have tu-rexnet_100")
     parser.add_argument('--sizes', nargs='+', type=int, default=[256])
     parser.add_argument('--batch-sizes', nargs='+', type=int, default=[4])
     parser.add_argument('--rounds', type=int, default=11, help='counted rounds, after one that is not')
@@ -303,19 +316,20 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, float | str]]:
     args = parser.parse_args(argv)
     if args.rounds < 2:
         parser.error(f'--rounds must be at least 2 for a spread, got {args.rounds}')
-    known = EXPORTED_MODELS if args.exported else MODELS
-    args.models = args.models or list(known)
+    known = [name for name in MODELS if not args.exported or name in EXPORTED]
+    args.models = args.models or known
     if not set(args.models) <= set(known):
-        parser.error(f'--models must be some of {", ".join(known)}{" with --exported" if args.exported else ""}, got '
+        parser.error(f'--models must be some of {", ".join(known)} with --exported, got '
                      f'{", ".join(sorted(set(args.models) - set(known)))}')
     if args.threads:
         torch.set_num_threads(args.threads)
 
     args.output.mkdir(parents=True, exist_ok=True)
     if args.exported:
-        return benchmark_exported.run(args, EXPORTED_MODELS, REFERENCE)
+        return benchmark_exported.run(
+            args, {name: functools.partial(MODELS[name], args.encoder_name) for name in args.models}, REFERENCE)
     print(f'torch {torch.__version__}, {args.device}, {torch.get_num_threads()} threads, medians of {args.rounds} '
-          f'rounds, ratios to {REFERENCE if REFERENCE in args.models else args.models[0]}')
+          f'rounds, encoder {args.encoder_name}, ratios to {REFERENCE if REFERENCE in args.models else args.models[0]}')
     rows = []
     for size, batch_size in itertools.product(args.sizes, args.batch_sizes):
         group = measure(args, size, batch_size)

@@ -25,7 +25,7 @@ from rexnet_timm.deployment.quantize import quantize
 from rexnet_timm.deployment.results import write_rows
 from rexnet_timm.deployment.timing import time_in_turns
 
-__all__ = ['add_arguments', 'exported_models', 'run']
+__all__ = ['add_arguments', 'run']
 
 ENGINES = {'onnxruntime': 'onnx', 'openvino': 'openvino'}
 PRECISIONS = ('float32', 'int8')
@@ -43,6 +43,10 @@ class _Pooled(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.encoder(x)[-1].mean((2, 3))
+
+
+def _with_one_output(model: torch.nn.Module) -> torch.nn.Module:
+    return model if hasattr(model, 'encoder') else _Pooled(model)
 
 
 def write(
@@ -80,7 +84,7 @@ def measure(
             folder = Path(root, str(index))
             folder.mkdir()
             torch.manual_seed(0)
-            written = write(create().eval(), folder, engines, precisions, size)
+            written = write(_with_one_output(create()).eval(), folder, engines, precisions, size)
             files.update({(name, *key): file for key, file in written.items()})
         for number in threads:
             rows += _measure_loaded(files, size, number, rounds, reference)
@@ -161,7 +165,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, models: Mapping[str, Callable[[], torch.nn.Module]], reference: str) -> list[Row]:
     """Measure, print and write what `scripts/benchmark.py --exported` asks for; returns the rows."""
-    models = {name: models[name] for name in args.models}
     rows = []
     for size in args.exported_sizes:
         group = measure(models, args.engines, args.precisions, size, args.exported_threads, args.rounds, reference)
@@ -170,18 +173,3 @@ def run(args: argparse.Namespace, models: Mapping[str, Callable[[], torch.nn.Mod
         rows += group
     write_rows(args.output / 'benchmark-exported.csv', rows)
     return rows
-
-
-def exported_models(
-        encoder: str, ours: str, reference: str, unet: Callable[[], torch.nn.Module],
-        peer: Callable[..., torch.nn.Module]) -> dict[str, Callable[[], torch.nn.Module]]:
-    """The networks to measure: ours, and SMP's architectures on the same encoder and on a common one."""
-    return {
-        ours: unet,
-        reference: lambda: peer('unet'),
-        f"smp.FPN('{encoder}')": lambda: peer('fpn'),
-        f"smp.DeepLabV3Plus('{encoder}')": lambda: peer('deeplabv3plus'),
-        f"smp.Segformer('{encoder}')": lambda: peer('segformer'),
-        "smp.Unet('resnet34')": lambda: peer('unet', 'resnet34'),
-        'encoder only': lambda: _Pooled(rexnet_timm.create_encoder('rexnetv1')),
-    }

@@ -56,9 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     run = args.output / 'run'
     built_in = ('--dataset', 'synthetic', '--synthetic-images', args.images, '--seed', args.seed)
-    call('train', *built_in, '--model', 'rexnetv1_unet_1_0', '--img-size', args.image_size, '--batch-size', 8,
-         '--epochs', args.epochs, '--opt', 'adamw', '--lr', '2e-3', '--weight-decay', '0.01', '--warmup-epochs', 1,
-         '--warmup-lr', '1e-4', '--sched-on-updates', '--scale', '0.8', '1.25', '--mean', '0.5', '--std', '0.5',
+    # in so few updates AdamW ended a little higher than the default Muon: 68.1 and 67.8 mIoU, one seed
+    call('train', *built_in, '--model', 'rexnetv1_unet_1_0', '--img-size', args.image_size, '--epochs', args.epochs,
+         '--opt', 'adamw', '--lr', '2e-3', '--scale', '0.8', '1.25', '--mean', '0.5', '--std', '0.5',
          '--channels-last', '--workers', 1, '--output', args.output, '--experiment', run.name, '--overwrite')
     test_part = SyntheticShapes(max(1, args.images // 8), seed=args.seed + 2)  # which the training has not seen
     draw_predictions(run, test_part, args.output / 'predictions.png')

@@ -50,8 +50,8 @@ CLASSES = 6  # of the built-in set
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-3}
 LOSS_TOLERANCE = 1e-4
 AGREEMENT = 0.99  # share of the pixels of a mask
-OURS = 'rexnetv1_unet_1_0'
-TABLE = (OURS, benchmark.REFERENCE, f"smp.FPN('{benchmark.ENCODER}')", f"smp.DeepLabV3Plus('{benchmark.ENCODER}')")
+OURS = benchmark.OURS
+TABLE = (OURS, 'multiscaleunet, dense', benchmark.REFERENCE, 'smp.FPN', 'smp.DeepLabV3Plus')
 
 
 @dataclass(frozen=True)
@@ -313,7 +313,7 @@ def comparison(settings: Settings) -> Iterator[Row]:
 
 def comparison_amp(settings: Settings) -> Iterator[Row]:
     """The same table under mixed precision."""
-    yield from measured(settings, settings.either(TABLE, TABLE[2:]), amp=True)
+    yield from measured(settings, settings.either(TABLE, TABLE[3:]), amp=True)
 
 
 def measured(
@@ -385,7 +385,8 @@ def _run(settings: Settings, experiment: str, data: str | None, epochs: int) -> 
         size = settings.either([], ['--input-size', '3', '64', '96'])
         return [data, '--config', 'rexnetv1_unet_camvid', *size, *options]
     return ['--dataset', 'synthetic', '--synthetic-images', str(settings.either(512, 16)), '--num-classes',
-            str(CLASSES), '--ignore-index', '255', '--model', settings.either(OURS, 'rexnetv1_unet_test'), '--img-size',
+            str(CLASSES), '--ignore-index', '255', '--model',
+            settings.either('rexnetv1_unet_1_0', 'rexnetv1_unet_test'), '--img-size',
             str(settings.either(256, 64)), '--batch-size', str(settings.either(16, 4)), *options]
 
 

@@ -23,7 +23,7 @@ import rexnet_timm
 from rexnet_timm.cli.arguments import parse_train_args, train_flags
 from rexnet_timm.cli.build import create_model, start_process
 from rexnet_timm.cli.kinds import kind_of
-from rexnet_timm.cli.parsing import UsageError, report_errors
+from rexnet_timm.cli.mistakes import UsageError, report_errors
 from rexnet_timm.deployment.pictures import draw_curve
 from rexnet_timm.training.metrics import ConfusionMatrix
 
