@@ -1,5 +1,4 @@
 """What the README shows runs, and what it counts is right."""
-import importlib
 import re
 import shlex
 import warnings
@@ -10,31 +9,17 @@ import pytest
 import timm
 import torch
 import trees
+from pages import blocks_of, needless_options
 from running import summary
 from torch.utils.flop_counter import FlopCounterMode
 
-import rexnet_timm
-from rexnet_timm.__main__ import COMMANDS, main
-from rexnet_timm.cli.arguments import parse_train_args
+from rexnet_timm.__main__ import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
-PYTHON = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
-TRAIN = [
-    command for block in re.findall(r'```bash\n(.*?)```', README, re.DOTALL)
-    for command in block.replace('\\\n', ' ').splitlines() if ' train ' in command or '_train.sh ' in command
-    or '/train.py ' in command
-]
-AFTER = [
-    shlex.split(command)[1:] for block in re.findall(r'```bash\n(.*?)```', README, re.DOTALL)
-    for command in block.replace('\\\n', ' ').splitlines()
-    if re.match('rexnet (validate|predict|export|share|convert|app) ', command)]
-AFTER = [words for words in AFTER if words[0] in COMMANDS]
-TIMM_TRAIN = [command for command in TRAIN if '--device-modules' in command]  # by timm's own script
-TRAIN = [command for command in TRAIN if command not in TIMM_TRAIN]
-ROWS = re.findall(r'^\| `(\w+)` \| ([\d.]+) \| ([\d.]+) \| `(\w+)` \| ([\d.]+) \| ([\d.]+) \|$', README, re.MULTILINE)
-
-
+MODELS = (ROOT / 'docs' / 'backbones.md').read_text()
+(PYTHON,) = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
+ROWS = re.findall(r'^\| `(\w+)` \| ([\d.]+) \| ([\d.]+) \| `(\w+)` \| ([\d.]+) \| ([\d.]+) \|$', MODELS, re.MULTILINE)
 LAYOUTS = re.findall(r'^\| (.*) \| `rexnet (train DATA .*)` \|$', README, re.MULTILINE)
 SMALL = {
     'rexnetv1_unet_1_0': ['--model', 'rexnetv1_unet_test', '--img-size', '32'],
@@ -73,52 +58,34 @@ def test_each_layout_trains_by_its_command(number, tmp_path):
     assert 0 <= float(summary(tmp_path / 'run')[0][column]) <= 100
 
 
-@pytest.mark.parametrize('code', PYTHON, ids=range(len(PYTHON)))
-def test_examples_run(code, tmp_path, monkeypatch):
+def test_the_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, 'README.md', 'exec'), {})
+    exec(compile(PYTHON, 'README.md', 'exec'), {})
+    assert 'torch.Size([2, 11, 180, 240])' in capsys.readouterr().out
 
 
-def test_the_examples_are_there():
+def test_there_are_six_layouts():
     assert len(LAYOUTS) == len(OF_LAYOUTS) == 6
-    assert len(PYTHON) == 6 and len(TRAIN) == 9 and len(TIMM_TRAIN) == 1 and len(AFTER) >= 7
 
 
-@pytest.mark.parametrize('command', TRAIN, ids=range(len(TRAIN)))
-def test_training_commands_parse(command, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    run = tmp_path / 'output' / 'train' / 'RUN'
-    run.mkdir(parents=True)
-    (run / 'args.yaml').write_text('dataset: synthetic\n')
-    words = shlex.split(command)
-    # after the command, or the script and its number of processes
-    start = words.index('train') + 1 if 'train' in words else 2
-    args = parse_train_args(words[start:])
-    assert args.data_dir in ('DATA', '/imagenet/') or args.dataset in ('synthetic', 'synthetic-depth')
+def test_no_command_says_a_default():
+    commands = [command for block in blocks_of(ROOT / 'README.md') for command in block.commands()
+                if block.language == 'bash' and command.startswith('rexnet train')]
+    commands += [f'rexnet {command}' for _, command in LAYOUTS]
+    assert len(commands) == 7
+    assert not [command for command in commands if needless_options(shlex.split(command)[2:])]
 
 
-@pytest.mark.parametrize('words', AFTER, ids=[' '.join(words[:1]) for words in AFTER])
-def test_commands_after_training_parse(words):
-    parser = importlib.import_module(f'rexnet_timm.cli.{words[0]}').create_parser()
-    assert vars(parser.parse_args(words[1:]))
-
-
-def test_the_whole_way_is_on_the_first_screen():
-    first, *_ = README.split('## Install')
-    (block,) = re.findall(r'```bash\n(.*?)```', first, re.DOTALL)
-    names = [command.split()[1] for command in block.replace('\\\n', ' ').splitlines()]
-    assert names == ['train', 'validate', 'predict', 'export', 'predict', 'app']
-
-
-@pytest.mark.parametrize('command', TIMM_TRAIN)
-def test_timms_script_is_given_a_model_of_ours(command):
-    words = shlex.split(command)
-    model, module = (words[words.index(option) + 1] for option in ('--model', '--device-modules'))
-    kwargs = [word for word in words[words.index('--model-kwargs') + 1:] if '=' in word]
-    kwargs = {key: float(value) for key, value in (pair.split('=') for pair in kwargs)}
-    assert module == 'rexnet_timm' and kwargs == {'width_mult': 1.0}
-    with torch.device('meta'):
-        assert isinstance(timm.create_model(model, **kwargs), rexnet_timm.ReXNetV1)
+def test_it_is_short_and_what_it_links_to_is_there():
+    assert len(README.splitlines()) < 115
+    for target in re.findall(r'\]\((?!https?:)([^)#]+)', README):
+        assert (ROOT / target).is_file(), target
+    headings = {
+        path.name: {re.sub(r'[^\w -]', '', line.lstrip('# ').lower()).replace(' ', '-')
+                    for line in path.read_text().splitlines() if line.startswith('#')}
+        for path in (ROOT / 'docs').glob('*.md')}
+    for page, anchor in re.findall(r'\]\(docs/([\w.]+)#([^)]+)\)', README):
+        assert anchor in headings[page], (page, anchor)
 
 
 def cost(name: str, size: int, **kwargs) -> tuple[str, str]:
@@ -141,11 +108,3 @@ def test_the_table_of_models(row):
 def test_the_table_names_every_model():
     names = {name for row in ROWS for name in (row[0], row[3])}
     assert names == set(timm.list_models('rexnetv1*', exclude_filters='*_test'))
-
-
-def test_the_peers_cost():
-    import segmentation_models_pytorch as smp
-    model = smp.Unet('tu-rexnet_100', encoder_weights=None, classes=11).eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(torch.randn(1, 3, 256, 256))
-    assert f'{counter.get_total_flops() / 2e9:.2f}' == '2.99' and 'takes\n  2.99' in README
