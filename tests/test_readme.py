@@ -98,7 +98,8 @@ def cost(name: str, size: int, **kwargs) -> tuple[str, str]:
     return f'{parameters / 1e6:.2f}', f'{counter.get_total_flops() / 2e9:.2f}'
 
 
-@pytest.mark.parametrize('row', ROWS, ids=[row[0] for row in ROWS])
+@pytest.mark.parametrize('row', [
+    pytest.param(row, id=row[0], marks=pytest.mark.slow if index else ()) for index, row in enumerate(ROWS)])
 def test_the_table_of_models(row):
     backbone, params, gmacs, unet, unet_params, unet_gmacs = row
     assert cost(backbone, 224) == (params, gmacs)

@@ -58,6 +58,7 @@ def test_the_seed_recipe_parses_word_for_word():
         'cosine', 'pixel', 0.2, 0.2, 'rand-m9-mstd0.5')
 
 
+@pytest.mark.slow
 def test_the_seed_recipe_trains_on_two_processes(class_folder, tmp_path):
     # word for word, with fewer images, epochs and a smaller network behind it
     result = distributed(
@@ -71,7 +72,8 @@ def test_the_seed_recipe_trains_on_two_processes(class_folder, tmp_path):
     assert (tmp_path / 'run' / 'model_best.pth.tar').is_file()
 
 
-@pytest.mark.parametrize('options', ['', '--model-ema --model-ema-decay 0.8', '--model-ema --model-ema-warmup'])
+@pytest.mark.parametrize('options', [
+    '', '--model-ema --model-ema-warmup', pytest.param('--model-ema --model-ema-decay 0.8', marks=pytest.mark.slow)])
 def test_dark_and_bright_are_told_apart(options, class_folder, tmp_path):
     assert train.main(arguments(
         class_folder, tmp_path, '--epochs', '15', '--color-jitter', '0', *options.split())) == 0

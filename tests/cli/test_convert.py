@@ -32,7 +32,7 @@ def refused(capsys: pytest.CaptureFixture, *args: object) -> str:
     return line
 
 
-@pytest.mark.parametrize('layout', ['timm', 'naver'])
+@pytest.mark.parametrize('layout', ['timm', pytest.param('naver', marks=pytest.mark.slow)])
 @pytest.mark.parametrize('name', sorted(model_cfgs.keys() - {'rexnetv1_1_0'}))
 def test_every_name_is_found_from_its_file(name, layout):
     model = timm.create_model(name, device='meta')

@@ -315,6 +315,7 @@ def test_a_mistake_that_one_process_meets_is_told_once(mask_folder, tmp_path):
     assert 'Traceback' not in result.stderr + result.stdout
 
 
+@pytest.mark.slow
 def test_mistakes_on_several_processes_show_no_traceback(mask_folder, tmp_path):
     result = distributed(2, *mask_arguments(mask_folder, tmp_path, '--scales', '9'), cwd=tmp_path)
     assert result.returncode != 0

@@ -73,7 +73,7 @@ MODELS = {
     'timm efficientnet': (lambda: timm.create_model('test_efficientnet', num_classes=3), []),
     'timm vit': (lambda: timm.create_model('test_vit', num_classes=3), []),
 }
-LONG = ('depth', 'unet decoder', 'unet without a skip', 'unet on resnet', 'smp.DeepLabV3Plus')
+LONG = ('dilated', 'timm resnet', 'depth', 'unet decoder', 'unet without a skip', 'unet on resnet', 'smp.DeepLabV3Plus')
 
 
 @pytest.mark.parametrize('create, left', [

@@ -121,7 +121,8 @@ def without_pooling(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-@pytest.mark.parametrize('encoder_name', [ENCODER, 'resnet18', 'vgg11', 'tu-convnext_atto'])
+@pytest.mark.parametrize('encoder_name', [
+    ENCODER, 'resnet18', pytest.param('vgg11', marks=pytest.mark.slow), 'tu-convnext_atto'])
 @pytest.mark.parametrize('interpolation', ['nearest', 'bilinear'])
 def test_cutting_the_lower_right_edge_moves_nothing_else(encoder_name, interpolation):
     """What a network says far from the border does not depend on where the image ends."""
@@ -189,7 +190,8 @@ def test_coarse_logits_of_a_dilated_encoder_are_those_of_the_whole_image():
         torch.testing.assert_close(model.forward_scales(x, [4])[4], F.avg_pool2d(model.heads['4'](features), 2))
 
 
-@pytest.mark.parametrize('encoder_name', ['vgg11', 'tu-convnext_atto', 'resnet18'])
+@pytest.mark.parametrize('encoder_name', [
+    pytest.param('vgg11', marks=pytest.mark.slow), 'tu-convnext_atto', 'resnet18'])
 def test_the_unet_decoder_stays_that_of_smp_at_any_size(encoder_name):
     peer = with_statistics(smp.Unet(encoder_name, encoder_weights=None, classes=3))
     model = build(encoder_name=encoder_name, decoder_type='unet', scales=(0,)).eval()
@@ -296,7 +298,8 @@ def test_a_checkpoint_without_the_finest_head_is_refused():
         build().load_state_dict(state_dict)
 
 
-@pytest.mark.parametrize('encoder_name', ['rexnetv1_test', 'resnet18', 'vgg11', 'tu-convnext_atto'])
+@pytest.mark.parametrize('encoder_name', [
+    'rexnetv1_test', 'resnet18', pytest.param('vgg11', marks=pytest.mark.slow), 'tu-convnext_atto'])
 def test_a_checkpoint_of_smp_unet_loads_into_the_unet_decoder(encoder_name, caplog):
     torch.manual_seed(1)
     peer = with_statistics(smp.Unet(encoder_name, encoder_weights=None, classes=3))

@@ -1,5 +1,7 @@
 """What must hold on several processes: exact metrics, and no parameter without a gradient."""
 import json
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -48,19 +50,21 @@ def create_depth_loader(length: int, is_training: bool, distributed: bool):
     return create_segmentation_loader(dataset, 2, is_training, num_workers=0, distributed=distributed)
 
 
-def work(rank: int, job: str, argument: str, folder: str, port: str) -> None:
+def work(rank: int, *arguments: str) -> None:
+    *calls, folder, port = arguments
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         'gloo', init_method=f'tcp://127.0.0.1:{port}', rank=rank, world_size=RANKS)
-    result = globals()[job](argument)
+    results = [globals()[job](argument) for job, argument in zip(calls[::2], calls[1::2], strict=True)]
     if rank == 0:
-        Path(folder, 'result.json').write_text(json.dumps(result))
+        Path(folder, 'result.json').write_text(json.dumps(results))
     torch.distributed.barrier()  # older releases hang if a peer is gone before
     torch.distributed.destroy_process_group()
 
 
-def run(job: str, argument: str, folder: Path):
-    on_ranks(work, job, argument, str(folder), ranks=RANKS)
+def run(calls: Iterable[tuple[str, str]], folder: Path) -> list:
+    """What jobs give on the first of the ranks, each of its argument; in turn, as processes take seconds to start."""
+    on_ranks(work, *chain.from_iterable(calls), str(folder), ranks=RANKS)
     return json.loads((folder / 'result.json').read_text())
 
 
@@ -89,25 +93,20 @@ def train_shard(change: str) -> list[float]:
 
 def test_metrics_over_ranks_are_those_of_one_process(tmp_path):
     # seven images over two ranks: one is padding and must not count
-    several = run('evaluate_shard', '7', tmp_path)
+    several, (of_depth, depth_loss) = run([('evaluate_shard', '7'), ('depth_shard', '7')], tmp_path)
     one = evaluate(create_task(), create_loader(7, False, False))
     assert list(several) == list(one)
     loss, loss_of_one = several.pop('loss'), one.pop('loss')
     assert several == pytest.approx(one, nan_ok=True, abs=1e-9)
     assert loss == pytest.approx(loss_of_one, rel=1e-5)
+    assert of_depth == pytest.approx(evaluate(create_depth_task(), create_depth_loader(7, False, False)), rel=1e-5)
+    assert 0 < depth_loss < 30
 
 
-@pytest.mark.parametrize('change', [
-    'all heads', 'dropped heads', *(pytest.param(change, marks=pytest.mark.slow) for change in (
-        'some scales', 'pruned', 'frozen encoder'))])
-def test_training_needs_no_search_for_unused_parameters(change, tmp_path):
-    loss, *sums = run('train_shard', change, tmp_path)
-    before = [parameter.sum().item() for parameter in create_task(change).parameters() if parameter.requires_grad]
-    assert 0 < loss < 10
-    assert len(sums) == len(before) and sums != pytest.approx(before)
-
-
-def test_depth_trains_and_its_errors_over_ranks_are_those_of_one_process(tmp_path):
-    several, loss = run('depth_shard', '7', tmp_path)
-    assert several == pytest.approx(evaluate(create_depth_task(), create_depth_loader(7, False, False)), rel=1e-5)
-    assert 0 < loss < 30
+def test_training_needs_no_search_for_unused_parameters(tmp_path):
+    changes = ['all heads', 'dropped heads', 'some scales', 'pruned', 'frozen encoder']
+    results = run([('train_shard', change) for change in changes], tmp_path)
+    for change, (loss, *sums) in zip(changes, results, strict=True):
+        before = [parameter.sum().item() for parameter in create_task(change).parameters() if parameter.requires_grad]
+        assert 0 < loss < 10, change
+        assert len(sums) == len(before) and sums != pytest.approx(before), change
