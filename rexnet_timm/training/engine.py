@@ -341,7 +341,7 @@ def fit(
         if summary is not None:
             seconds.add(epoch, {name: round(value, 3) for name, value in times.items()})
             summary.add(epoch, train_metrics, eval_metrics, lr)  # before the checkpoint that goes on after it
-        if log is not None and primary:
+        if log is not None and primary:  # before the checkpoint too, so that an epoch that ends in it is told again
             log(epoch, values_of(train_metrics, eval_metrics, lr))
         best_metric, best_epoch = state.save_epoch(metric)
         number = stop.agreed() if stop is not None and epoch + 1 < epochs else 0
