@@ -187,7 +187,8 @@ def test_a_killed_process_is_named_and_its_run_goes_on(rank, running, tmp_path):
     assert launcher.wait(180) == 128 + signal.SIGKILL
     log = (tmp_path / 'log').read_text()
     assert f'Process {rank} was ended by SIGKILL, often by the system for lack of memory.' in log
-    assert f'rexnet train: process {1 - rank} stops, since another process of the run has ended.' in log
+    said = re.findall('rexnet train: (.*)', log)  # nothing, where the launcher ends it while it cleans up
+    assert said in ([], [f'process {1 - rank} stops, since another process of the run has ended.'])
     assert 'Traceback' not in log and list((tmp_path / 'a').glob('*.pth.tar'))
 
 
